@@ -1,0 +1,413 @@
+"""A round as a patient sees it.
+
+    new --Invitation--> consented --Roster--> reading --values--> sharing --all Shares--> ready
+     `--> declined
+    ready --Collect--> submitted --Receipt--> finished
+    any open state --Abort, deadline, refusal--> aborted
+
+The patient's values enter once, after the roster held, and leave as seeds and one partial sum. Seeds and values are forgotten
+with the PartialSum or when the round ends, whichever is first; the round key when it ends.
+"""
+
+from __future__ import annotations
+
+import hmac
+from enum import StrEnum
+from typing import ClassVar
+
+from mpc.credentials import Credentials
+from mpc.disclosure import Ledger, Policy, refuse_invitation, refuse_roster
+from mpc.envelope import Recipient
+from mpc.errors import Answer, DataError, MessageRefused
+from mpc.identity import Identity, Role
+from mpc.keys import Keyring, check_statement
+from mpc.messages import (
+    Abort,
+    AbortCode,
+    Collect,
+    Consent,
+    Declined,
+    Invitation,
+    Kind,
+    PartialSum,
+    Ready,
+    Receipt,
+    Roster,
+    Share,
+)
+from mpc.result import Result, commitment
+from mpc.ring import Vector
+from mpc.rounds.admission import Admitted
+from mpc.rounds.events import (
+    ABORTED,
+    DECLINED,
+    RELEASED,
+    Answered,
+    Decided,
+    Effect,
+    Ended,
+    Progressed,
+    ReadValues,
+    Released,
+    Send,
+    StopSending,
+    Submitted,
+    Tick,
+    Undeliverable,
+    ValuesRead,
+    ValuesUnavailable,
+    WakeAt,
+)
+from mpc.rounds.machine import Machine, Received, Transitions, explain
+from mpc.rounds.roster import Participant, Question, check_ready, context_of, read_roster
+from mpc.secret import Entropy, Secret
+from mpc.sharing import draw_seeds, own_share, partial_sum
+from mpc.signature import sha256
+from mpc.statement import sign
+from mpc.statistics import Segment
+from mpc.statistics import encode as encode_values
+from mpc.study import Study
+from mpc.wire import decode_payload, encode
+
+RECEIPT_GRACE = 60.0
+"""Seconds after the deadline for which a receipt is awaited, and final messages are still sent."""
+NO_RECEIPT = "no-receipt"
+
+
+class PatientState(StrEnum):
+    """Where the round stands."""
+
+    NEW = "new"
+    CONSENTED = "consented"
+    READING = "reading"
+    SHARING = "sharing"
+    READY = "ready"
+    SUBMITTED = "submitted"
+    FINISHED = "finished"
+    ABORTED = "aborted"
+    DECLINED = "declined"
+
+
+_ENDED = frozenset({PatientState.FINISHED, PatientState.ABORTED, PatientState.DECLINED})
+_OPEN = tuple(state for state in PatientState if state not in _ENDED and state is not PatientState.NEW)
+
+
+class PatientRound(Machine):
+    """One round at one patient."""
+
+    name = "patient round"
+
+    def __init__(
+        self,
+        round_id: bytes,
+        keyring: Keyring,
+        entropy: Entropy,
+        *,
+        credentials: Credentials,
+        policy: Policy,
+        ledger: Ledger,
+        endpoint: str,
+    ) -> None:
+        """`endpoint` is the https URL under which the other members reach this node."""
+        super().__init__(round_id, keyring, entropy, PatientState.NEW)
+        self.credentials = credentials
+        self.policy = policy
+        self.ledger = ledger
+        self.endpoint = endpoint
+        self.question: Question | None = None
+        self.hospital: Recipient | None = None
+        self.consent = b""
+        self.members: tuple[Participant, ...] = ()
+        self._peers: dict[Identity, Participant] = {}
+        self._values: tuple[Vector, ...] | None = None
+        self._sent: dict[Identity, Secret] = {}
+        self._received: dict[Identity, Secret] = {}
+        self._sent_digests: dict[Identity, bytes] = {}
+        self._received_digests: dict[Identity, bytes] = {}
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more can happen."""
+        return self.state in _ENDED
+
+    @property
+    def _asked(self) -> Question:
+        assert self.question is not None, "set by the Invitation, which every other state follows"
+        return self.question
+
+    @property
+    def study(self) -> Study:
+        """What was asked."""
+        return self._asked.study
+
+    @property
+    def peers(self) -> tuple[Participant, ...]:
+        """The other members, in roster order."""
+        return tuple(member for member in self.members if member.identity != self.keyring.identity)
+
+    @property
+    def phase(self) -> str:
+        """The round's phase in the words of an Abort."""
+        if self.state in (PatientState.NEW, PatientState.CONSENTED):
+            return "inviting"
+        return "sharing" if self.state in (PatientState.READING, PatientState.SHARING) else "collecting"
+
+    def missing_shares(self) -> tuple[str, ...]:
+        """Names of the members whose Share is not here yet."""
+        return tuple(member.identity.name for member in self.peers if member.identity not in self._received)
+
+    def check_invariants(self) -> None:
+        """See `Machine.check_invariants`."""
+        holds_secrets = bool(self._values is not None or self._sent or self._received)
+        assert not (self.ended and holds_secrets), "an ended round holds no secret"
+        assert not (self.ended and self.round_key is not None), "an ended round has forgotten its key"
+        assert not (self.state is PatientState.SUBMITTED and holds_secrets), "a submitted round holds no seed or value"
+        assert set(self._received) <= {peer.identity for peer in self.peers}, "shares come from members only"
+        if self.state is PatientState.READY:
+            assert not self.missing_shares(), "ready means that every share is here"
+            assert self._values is not None and len(self._sent) == len(self.peers), "ready means that every share was drawn"
+
+    # -- who may speak
+
+    def _check_sender(self, message: Admitted) -> None:
+        sender, kind = message.envelope.sender, message.envelope.kind
+        if self.question is None:
+            if sender.role is not Role.HOSPITAL:
+                raise MessageRefused(Answer.REFUSED, "sender")
+            return
+        if kind is Kind.SHARE:
+            peer = self._peers.get(sender)
+            expected = peer.consent.round_key if peer else None
+        else:
+            expected = self.question.invitation.round_key if sender == self.question.hospital.identity else None
+        if expected is None:
+            raise MessageRefused(Answer.REFUSED, "sender")
+        if message.envelope.header.round_key != expected:
+            raise MessageRefused(Answer.REFUSED, "round-key")
+
+    def _equivocated(self, sender: Identity, now: float) -> list[Effect]:
+        if self.ended or self.state is PatientState.SUBMITTED:
+            raise MessageRefused(Answer.REFUSED, "equivocation")
+        return [Answered(Answer.REFUSED), *self._abort(AbortCode.EQUIVOCATION, (sender.name,))]
+
+    # -- inviting
+
+    def _invited(self, received: Received, now: float) -> list[Effect]:
+        invitation: Invitation = received.payload
+        envelope = received.message.envelope
+        digest = sha256(envelope.ciphertext)
+        if (invitation.round, invitation.hospital) != (self.round_id, received.sender.uri):
+            raise MessageRefused(Answer.REFUSED, "invitation")
+        if (envelope.header.context, envelope.header.round_key) != (digest, invitation.round_key):
+            raise MessageRefused(Answer.REFUSED, "context")
+        hospital = received.message.credential
+        assert self.round_key is not None
+        if not self.round_key.agrees(invitation.round_key):
+            raise MessageRefused(Answer.REFUSED, "round-key")
+        wrapping_key = check_statement(invitation.key_statement, hospital, now)
+        study = decode_payload(invitation.study, Study)
+        reason = refuse_invitation(self.policy, self.ledger, self.keyring.identity, hospital.identity, invitation, study, now)
+        self.question = Question(invitation, digest, study, hospital)
+        self.hospital = Recipient(hospital.identity, wrapping_key, invitation.round_key)
+        self.invitation_digest = digest
+        decided = Decided(study.id, hospital.identity, reason)
+        if reason:
+            send, _ = self._seal(Kind.DECLINED, Declined(digest), self.hospital, float(invitation.answer_by))
+            self._end(PatientState.DECLINED)
+            return [decided, send, Ended(DECLINED, detail=reason)]
+        self.state = PatientState.CONSENTED
+        return [decided, self._consent(invitation, digest), WakeAt(float(invitation.ready_by))]
+
+    def _consent(self, invitation: Invitation, digest: bytes) -> Send:
+        assert self.round_key is not None and self.hospital is not None
+        consent = Consent(
+            invitation=digest,
+            hospital=invitation.hospital,
+            nonce=self.entropy(32),
+            endpoint=self.endpoint,
+            key_statement=self.keyring.encryption.statement,
+            round_key=self.round_key.public,
+            expires=invitation.deadline,
+        )
+        signed = sign(self.keyring.signing_key, Kind.CONSENT.purpose, consent)
+        self.consent = signed.body
+        send, _ = self._seal(Kind.CONSENT, signed, self.hospital, float(invitation.answer_by))
+        return send
+
+    # -- the roster, then the values
+
+    def _roster(self, received: Received, now: float) -> list[Effect]:
+        roster: Roster = received.payload
+        assert self.round_key is not None
+        try:
+            members = read_roster(self._asked, roster, credentials=self.credentials, round_key=self.round_key, now=now)
+        except MessageRefused as error:
+            return self._abort(AbortCode.ROSTER, (self.keyring.identity.name,), detail=f"the roster breaks a rule: {error}")
+        mine = [member for member in members if member.identity == self.keyring.identity]
+        if [member.signed.body for member in mine] != [self.consent]:
+            return self._abort(
+                AbortCode.ROSTER, (self.keyring.identity.name,), detail="the roster does not hold this patient's own consent"
+            )
+        reason = refuse_roster(
+            self.policy, self.keyring.identity, self._asked.invitation.floor, tuple(m.credential for m in members)
+        )
+        if reason:
+            return self._abort(AbortCode.ROSTER, (self.keyring.identity.name,), detail=f"the roster is refused: {reason}")
+        self.members = members
+        self._peers = {member.identity: member for member in self.peers}
+        self.context = context_of(encode(roster))
+        self.state = PatientState.READING
+        return [ReadValues(self.study), Progressed(self.phase, self.missing_shares())]
+
+    def _share(self, event: ValuesRead, now: float) -> list[Effect]:
+        try:
+            self._values = encode_values(self.study, self._segments, event.values)
+        except DataError as error:
+            return self._abort(AbortCode.UNAVAILABLE, (self.keyring.identity.name,), detail=str(error))
+        self.state = PatientState.SHARING
+        until = float(self._asked.invitation.ready_by)
+        effects: list[Effect] = []
+        for peer, seed in zip(self.peers, draw_seeds(len(self.peers), self.entropy), strict=True):
+            send, digest = self._seal(Kind.SHARE, Share(seed.reveal()), peer.recipient, until, peer.consent.endpoint)
+            self._sent[peer.identity] = seed
+            self._sent_digests[peer.identity] = digest
+            effects.append(send)
+        return effects + self._ready_when_complete()
+
+    def _unavailable(self, event: ValuesUnavailable, now: float) -> list[Effect]:
+        return self._abort(AbortCode.UNAVAILABLE, (self.keyring.identity.name,))
+
+    def _received_share(self, received: Received, now: float) -> list[Effect]:
+        share: Share = received.payload
+        self._received[received.sender] = Secret(share.seed)
+        self._received_digests[received.sender] = received.message.envelope.digest
+        return [Progressed(self.phase, self.missing_shares()), *self._ready_when_complete()]
+
+    def _ready_when_complete(self) -> list[Effect]:
+        if self.state is not PatientState.SHARING or self.missing_shares():
+            return []
+        assert self.context is not None and self.hospital is not None
+        self.state = PatientState.READY
+        deadline = float(self._asked.invitation.deadline)
+        ready = sign(self.keyring.signing_key, Kind.READY.purpose, Ready(self.context))
+        send, _ = self._seal(Kind.READY, ready, self.hospital, deadline)
+        return [send, Progressed(self.phase, ()), WakeAt(deadline)]
+
+    # -- the partial sum
+
+    def _collect(self, received: Received, now: float) -> list[Effect]:
+        collect: Collect = received.payload
+        assert self.context is not None and self.hospital is not None and self._values is not None
+        try:
+            check_ready(self.members, collect.ready, self.context)
+        except MessageRefused as error:
+            return self._abort(
+                AbortCode.COLLECT, (self.keyring.identity.name,), detail=f"a proof of readiness breaks a rule: {error}"
+            )
+        packed = []
+        for index, segment in enumerate(self._segments):
+            ring = segment.ring
+            own = own_share(ring, self._values[index], self._sent.values(), self.context, segment=index)
+            packed.append(ring.pack(partial_sum(ring, own, self._received.values(), self.context, segment=index)))
+        content = PartialSum(
+            tuple(packed),
+            tuple(self._sent_digests[peer.identity] for peer in self.peers),
+            tuple(self._received_digests[peer.identity] for peer in self.peers),
+        )
+        deadline = float(self._asked.invitation.deadline)
+        send, _ = self._seal(Kind.PARTIAL_SUM, content, self.hospital, deadline)
+        self.state = PatientState.SUBMITTED
+        self._forget_values()
+        submitted = Submitted(self.study.id, self.context, tuple(member.identity for member in self.members))
+        return [submitted, send, WakeAt(deadline + RECEIPT_GRACE)]
+
+    def _receipt(self, received: Received, now: float) -> list[Effect]:
+        receipt: Receipt = received.payload
+        if receipt.context != self.context:
+            raise MessageRefused(Answer.REFUSED, "receipt")
+        effects: list[Effect] = []
+        if receipt.result:
+            if not hmac.compare_digest(commitment(receipt.key, receipt.result), receipt.commitment):
+                raise MessageRefused(Answer.REFUSED, "receipt")
+            effects.append(Released(decode_payload(receipt.result, Result), receipt.key))
+        self._end(PatientState.FINISHED)
+        return [*effects, Ended(RELEASED)]
+
+    # -- the ends
+
+    def _aborted(self, received: Received, now: float) -> list[Effect]:
+        abort: Abort = received.payload
+        if self.context is not None and abort.context not in (b"", self.context):
+            raise MessageRefused(Answer.REFUSED, "context")
+        phase = self.phase
+        self._end(PatientState.ABORTED)
+        return [StopSending(), Ended(ABORTED, abort.code, phase, abort.missing, explain(abort.code, abort.missing, phase))]
+
+    def _late(self, event: Tick, now: float) -> list[Effect]:
+        invitation = self._asked.invitation
+        if self.state in (PatientState.READING, PatientState.SHARING):
+            if now >= invitation.ready_by:
+                return self._abort(AbortCode.MISSING, self.missing_shares() or (self.keyring.identity.name,))
+            return [WakeAt(float(invitation.ready_by))]
+        # Without a roster, or once ready, the hospital has until the deadline to say more; after that, a little longer.
+        limit = invitation.deadline + (RECEIPT_GRACE if self.state is PatientState.SUBMITTED else 0.0)
+        if now < limit:
+            return [WakeAt(limit)]
+        return self._give_up(NO_RECEIPT if self.state is PatientState.SUBMITTED else AbortCode.MISSING)
+
+    def _undeliverable(self, event: Undeliverable, now: float) -> list[Effect]:
+        if event.kind is Kind.CONSENT:
+            return self._give_up(AbortCode.UNDELIVERABLE)  # no member yet: nobody will send an Abort
+        if event.answer is Answer.GONE:
+            return []  # the recipient has ended the round itself: an Abort, which says why, is on its way
+        if event.kind is Kind.SHARE:
+            return self._abort(AbortCode.UNDELIVERABLE, (event.recipient.name,))
+        return self._give_up(AbortCode.UNDELIVERABLE)
+
+    def _give_up(self, code: str) -> list[Effect]:
+        """Ends the round where the hospital cannot or need not be told."""
+        phase, hospital = self.phase, self._asked.hospital.identity.name
+        self._end(PatientState.ABORTED)
+        detail = (
+            "the partial sum was given but no receipt came; the round counts as one that was answered"
+            if code == NO_RECEIPT
+            else explain(code, (hospital,), phase)
+        )
+        return [StopSending(), Ended(ABORTED, code, phase, (hospital,), detail)]
+
+    def _abort(self, code: AbortCode, missing: tuple[str, ...], detail: str = "") -> list[Effect]:
+        """Burns the round and tells the hospital the code and the names, never the detail."""
+        assert self.hospital is not None
+        phase = self.phase
+        content = Abort(self.context or b"", code, phase, missing)
+        send, _ = self._seal(Kind.ABORT, content, self.hospital, self._asked.invitation.deadline + RECEIPT_GRACE)
+        self._end(PatientState.ABORTED)
+        return [StopSending(), send, Ended(ABORTED, code, phase, missing, detail or explain(code, missing, phase))]
+
+    def _forget_values(self) -> None:
+        self._values = None
+        self._sent.clear()
+        self._received.clear()
+
+    def _end(self, state: PatientState) -> None:
+        self.state = state
+        self._forget_values()
+        self.round_key = None
+
+    @property
+    def _segments(self) -> tuple[Segment, ...]:
+        return tuple(Segment(shape.modulus, shape.length) for shape in self._asked.invitation.segments)
+
+    transitions: ClassVar[Transitions] = {
+        (PatientState.NEW, Kind.INVITATION): _invited,
+        (PatientState.CONSENTED, Kind.ROSTER): _roster,
+        (PatientState.READING, ValuesRead): _share,
+        (PatientState.READING, ValuesUnavailable): _unavailable,
+        (PatientState.READING, Kind.SHARE): _received_share,
+        (PatientState.SHARING, Kind.SHARE): _received_share,
+        (PatientState.READY, Kind.COLLECT): _collect,
+        (PatientState.SUBMITTED, Kind.RECEIPT): _receipt,
+        **dict.fromkeys([(state, Kind.ABORT) for state in _OPEN], _aborted),
+        **dict.fromkeys([(state, Tick) for state in _OPEN], _late),
+        **dict.fromkeys([(state, Undeliverable) for state in _OPEN], _undeliverable),
+    }

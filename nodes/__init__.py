@@ -1,0 +1,1 @@
+"""The daemons: everything that touches a socket, a disk, a clock or an environment variable."""

@@ -1,0 +1,168 @@
+"""`cohortium round`: open rounds at a running hospital, and look at them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mpc.errors import UserError
+from nodes.commands.options import admin_socket, daemon_option, socket_option
+
+if TYPE_CHECKING:
+    from nodes.admin.client import AdminClient
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON; the result is the last line of stdout.")
+
+
+@click.group()
+def round() -> None:
+    """Open rounds at a running hospital, and look at them."""
+
+
+@round.command("open")
+@click.argument("study")
+@daemon_option
+@socket_option
+@click.option("--watch", is_flag=True, help="Wait for the end, showing each phase and who is missing.")
+@_json_option
+def open_round(study: str, config: Path | None, socket: Path | None, watch: bool, as_json: bool) -> None:
+    """Open a round of STUDY, the id of a study in the hospital's directory."""
+    try:
+        final = asyncio.run(_open(admin_socket(config, socket), study, watch=watch))
+    except UserError as error:
+        if as_json:
+            click.echo(json.dumps({"outcome": "refused", "code": type(error).__name__, "detail": str(error)}))
+        raise
+    _print(final, as_json=as_json)
+    if watch and final["outcome"] != "released":
+        sys.exit(1)
+
+
+@round.command("list")
+@daemon_option
+@socket_option
+@_json_option
+def list_rounds(config: Path | None, socket: Path | None, as_json: bool) -> None:
+    """List the rounds, oldest first."""
+    rounds = asyncio.run(_get(admin_socket(config, socket), "/v1/rounds"))
+    if as_json:
+        click.echo(json.dumps(rounds))
+        return
+    for summary in rounds:
+        click.echo(
+            f"{summary['round'][:12]}  {summary['study']:<24} {summary['outcome']:<9} {summary.get('detail', '')}".rstrip()
+        )
+
+
+@round.command("show")
+@click.argument("round_id", metavar="ID")
+@daemon_option
+@socket_option
+@_json_option
+def show_round(round_id: str, config: Path | None, socket: Path | None, as_json: bool) -> None:
+    """Show the round whose id begins with ID, with its result."""
+    _print(asyncio.run(_get(admin_socket(config, socket), f"/v1/rounds/{round_id}")), as_json=as_json)
+
+
+@round.command("cancel")
+@click.argument("round_id", metavar="ID")
+@daemon_option
+@socket_option
+def cancel_round(round_id: str, config: Path | None, socket: Path | None) -> None:
+    """End the round whose id begins with ID; nothing is released."""
+    asyncio.run(_post(admin_socket(config, socket), f"/v1/rounds/{round_id}/cancel"))
+
+
+async def _get(socket: Path, path: str) -> Any:
+    from nodes.admin.client import AdminClient
+
+    async with AdminClient(socket) as hospital:
+        return await hospital.get(path)
+
+
+async def _post(socket: Path, path: str) -> Any:
+    from nodes.admin.client import AdminClient
+
+    async with AdminClient(socket) as hospital:
+        return await hospital.post(path)
+
+
+async def _open(socket: Path, study: str, *, watch: bool) -> dict[str, Any]:
+    from nodes.admin.client import AdminClient
+
+    async with AdminClient(socket) as hospital:
+        opened: dict[str, Any] = await hospital.post("/v1/rounds", {"study": study})
+        if not watch:
+            return opened
+        await _show_progress(hospital, opened["round"])
+        final: dict[str, Any] = await hospital.get(f"/v1/rounds/{opened['round']}")
+        return final
+
+
+_PHASES = ("inviting", "sharing", "collecting", "released")
+
+
+async def _show_progress(hospital: AdminClient, round_id: str) -> None:
+    """A bar a phase on stderr: how many have answered, and who is missing."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    total = 0
+    columns = (
+        TextColumn("{task.description:<11}"),
+        BarColumn(30),
+        TextColumn("{task.completed}/{task.total} {task.fields[missing]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bars: dict[str, Any] = {}
+        async for state in hospital.lines(f"/v1/rounds/{round_id}/watch"):
+            phase, waiting = state["phase"], state.get("waiting_for", [])
+            if phase not in _PHASES[:3]:
+                continue
+            for earlier, bar in bars.items():
+                if earlier != phase:
+                    progress.update(bar, completed=total, missing="")
+            if phase not in bars:
+                total = max(total, len(waiting)) if phase == _PHASES[0] else len(waiting) or total
+                bars[phase] = progress.add_task(phase, total=total, missing="")
+            progress.update(bars[phase], completed=total - len(waiting), missing=_missing(waiting))
+        if state["outcome"] == "released":
+            for bar in bars.values():
+                progress.update(bar, completed=total, missing="")
+
+
+def _missing(names: list[str]) -> str:
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return f"waiting for {shown}" if names else ""
+
+
+def _print(state: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(state))
+        return
+    click.echo(f"round    {state['round']}")
+    click.echo(f"study    {state['study']}")
+    click.echo(f"outcome  {state['outcome']}" + (f" ({state['code']})" if state.get("code") else ""))
+    if state.get("detail"):
+        click.echo(f"why      {state['detail']}")
+    if state.get("waiting_for"):
+        click.echo(f"waiting  {', '.join(state['waiting_for'])}")
+    if "statistics" in state:
+        click.echo(f"members  {state['patients']}")
+        for variable, statistics in state["statistics"].items():
+            for kind, value in statistics.items():
+                click.echo(f"{kind:<8} {variable} = {_shown(value)}")
+    if "seconds" in state:
+        click.echo(f"seconds  {state['seconds']}")
+
+
+def _shown(value: int | list[int]) -> str:
+    if isinstance(value, int):
+        return str(value)
+    numbers = ", ".join(map(str, value[:8]))
+    return f"[{numbers}{', …' if len(value) > 8 else ''}] ({len(value)} numbers; --json gives all)"

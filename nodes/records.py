@@ -1,0 +1,132 @@
+"""The rounds that a hospital has opened, as people see them: where each stands, whom it waits for, what came out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from mpc.result import Result
+from mpc.rounds.events import RELEASED, Effect, Ended, Progressed, Released
+from mpc.study import Study
+
+_KEPT = 1000
+"""Rounds remembered, the oldest ended ones forgotten first."""
+_KEPT_RESULT_BYTES = 64 * 1024 * 1024
+"""Values of all results kept; beyond this the oldest lose theirs. The newest always stays."""
+
+
+@dataclass(slots=True)
+class RoundRecord:
+    """One round. Times are Unix seconds."""
+
+    round_id: bytes
+    study: Study
+    modulus: int
+    opened: float
+    started: float = field(default_factory=time.perf_counter)
+    phase: str = "new"
+    waiting_for: tuple[str, ...] = ()
+    outcome: str = "open"
+    code: str = ""
+    detail: str = ""
+    missing: tuple[str, ...] = ()
+    seconds: float | None = None
+    """From opening to the result or the end."""
+    result: Result | None = field(default=None, repr=False)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has a result or was aborted."""
+        return self.outcome != "open"
+
+    def summary(self) -> dict[str, object]:
+        """For people and scripts; without the statistics."""
+        summary: dict[str, object] = {
+            "round": self.round_id.hex(),
+            "study": self.study.id,
+            "opened": self.opened,
+            "phase": self.phase,
+            "outcome": self.outcome,
+        }
+        if not self.ended:
+            summary["waiting_for"] = list(self.waiting_for)
+        elif self.outcome != RELEASED:
+            summary |= {"code": self.code, "detail": self.detail, "missing": list(self.missing)}
+        if self.seconds is not None:
+            summary["seconds"] = round(self.seconds, 4)
+        return summary
+
+    def full(self) -> dict[str, object]:
+        """The summary and, once released, the result: `{"outcome", "patients", "modulus", "statistics", ...}`."""
+        full = self.summary()
+        if self.outcome == RELEASED:
+            full["modulus"] = self.modulus
+            if self.result is None:
+                full["detail"] = "the values of this result are no longer kept"
+            else:
+                full |= {"patients": self.result.members, "statistics": self.result.plain()}
+        return full
+
+
+class Records:
+    """All of them, by round id, and a way to wait for news of one."""
+
+    def __init__(self) -> None:
+        self._rounds: OrderedDict[bytes, RoundRecord] = OrderedDict()
+        self._news: dict[bytes, asyncio.Event] = {}
+
+    def add(self, record: RoundRecord) -> None:
+        """A round that is about to open."""
+        self._rounds[record.round_id] = record
+        surplus = max(0, len(self._rounds) - _KEPT)
+        for round_id in [other.round_id for other in self._rounds.values() if other.ended][:surplus]:
+            del self._rounds[round_id]
+
+    def get(self, round_id: bytes) -> RoundRecord | None:
+        """The round, if it is remembered."""
+        return self._rounds.get(round_id)
+
+    def all(self) -> list[RoundRecord]:
+        """Oldest first."""
+        return list(self._rounds.values())
+
+    def note(self, round_id: bytes, effect: Effect) -> None:
+        """What happened in it."""
+        record = self._rounds.get(round_id)
+        if record is None:
+            return
+        match effect:
+            case Progressed():
+                record.phase, record.waiting_for = effect.phase, effect.waiting_for
+            case Released():
+                record.result = effect.result
+                self._trim_results()
+            case Ended():
+                record.outcome, record.code, record.detail = effect.outcome, effect.code, effect.detail
+                record.missing, record.waiting_for = effect.missing, ()
+                record.phase = effect.phase or effect.outcome
+                record.seconds = time.perf_counter() - record.started
+        news = self._news.pop(round_id, None)
+        if news is not None:
+            news.set()
+
+    async def watch(self, round_id: bytes) -> AsyncIterator[RoundRecord]:
+        """The record now, and again after each change, until it has ended."""
+        while (record := self._rounds.get(round_id)) is not None:
+            news = self._news.setdefault(round_id, asyncio.Event())
+            yield record
+            if record.ended:
+                return
+            await news.wait()
+
+    def _trim_results(self) -> None:
+        kept = 0
+        for record in reversed(self._rounds.values()):
+            if record.result is not None:
+                size = sum(len(statistic.values) for statistic in record.result.statistics)
+                if kept and kept + size > _KEPT_RESULT_BYTES:
+                    record.result = None
+                kept += size

@@ -1,0 +1,1 @@
+"""How envelopes get from node to node."""

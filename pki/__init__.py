@@ -1,0 +1,1 @@
+"""Who is who: the authority, the certificate profile, key files and trust."""

@@ -1,0 +1,214 @@
+"""Key and certificate files: written whole or not at all, and secrets are read only where nobody else can read them.
+
+A file appears under its name complete and on disk, or it does not appear: temporary file in the same directory, fsync,
+link or rename, fsync of the directory. A power cut leaves the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from mpc.errors import IdentityError
+
+PRIVATE = 0o600
+PUBLIC = 0o644
+
+_MAX_BYTES = 256 * 1024
+
+
+def write_file(path: Path, data: bytes, *, mode: int, force: bool) -> None:
+    """Put `data` at `path` atomically and durably, with exactly `mode` from its first moment.
+
+    Without `force` an existing file is never replaced, not even one that appears while this runs. Raises IdentityError.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        try:
+            _write_synced(temporary, data, mode)
+            if force:
+                temporary.replace(path)
+            else:
+                path.hardlink_to(temporary)  # unlike a rename, this fails when the name is taken
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_directory(path.parent)
+    except FileExistsError as error:
+        raise _taken(path) from error
+    except OSError as error:
+        raise IdentityError(f"cannot write {path}: {error.strerror}") from error
+
+
+def is_there(path: Path) -> bool:
+    """Whether `path` names anything, be it a dangling link. Raises IdentityError when that cannot be found out."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise IdentityError(f"cannot look at {path}: {error.strerror}") from error
+    return True
+
+
+def check_free(*paths: Path) -> None:
+    """Raises IdentityError when one of `paths` exists: asked for a pair of files before either is written."""
+    for path in paths:
+        if is_there(path):
+            raise _taken(path)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add one line to a file that only ever grows, and wait until it is on disk. Raises IdentityError."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, PUBLIC)
+        with os.fdopen(descriptor, "ab", buffering=0) as file:
+            # One write call: two processes that append at once do not mix their lines.
+            file.write(line.encode() + b"\n")
+            os.fsync(file.fileno())
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise IdentityError(f"cannot write {path}: {error.strerror}") from error
+
+
+def make_directory(path: Path) -> None:
+    """Create `path` and its parents where missing, `path` itself for the owner alone. Raises IdentityError."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise IdentityError(f"cannot create the directory {path}: {error.strerror}") from error
+
+
+def write_private_key(path: Path, key: ec.EllipticCurvePrivateKey, *, force: bool) -> None:
+    """Write `key` as unencrypted PKCS#8 PEM (RFC 5958), mode 0600. Raises IdentityError."""
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    write_file(path, pem, mode=PRIVATE, force=force)
+
+
+def write_certificates(path: Path, chain: Sequence[x509.Certificate], *, force: bool) -> None:
+    """Write `chain`, leaf first, as PEM that everybody may read. Raises IdentityError."""
+    pem = b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in chain)
+    write_file(path, pem, mode=PUBLIC, force=force)
+
+
+def read_secret(path: Path) -> bytes:
+    """The bytes of a file that holds a secret.
+
+    Raises IdentityError when it is missing, not a plain file, readable by group or others, or owned by a stranger.
+    """
+    return _read(path, secret=True)
+
+
+def read_private_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """The P-256 private key in the PEM file at `path`. Raises IdentityError naming the file and the remedy."""
+    pem = read_secret(path)
+    if b"ENCRYPTED" in pem:
+        raise IdentityError(
+            f"{path} is protected by a passphrase, which a node cannot type; store it plain (mode 0600) with "
+            f"'openssl pkcs8 -topk8 -nocrypt'"
+        )
+    _check_pem(path, pem)
+    if b"PRIVATE KEY-----" not in pem:
+        raise IdentityError(f"{path} holds no private key; name the .key file here, not the .crt file")
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        # Not chained: the parser's own words could quote the key.
+        raise IdentityError(
+            f"{path} does not hold a private key that can be read; restore it from a backup or issue a new one"
+        ) from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise IdentityError(f"{path} does not hold a P-256 key; identity keys are P-256, so issue a new one")
+    return key
+
+
+def read_certificates(path: Path) -> tuple[bytes, ...]:
+    """Every certificate of the PEM file at `path` as DER, in the file's order, at least one. Raises IdentityError."""
+    pem = _read(path, secret=False)
+    _check_pem(path, pem)
+    if b"PRIVATE KEY-----" in pem:
+        raise IdentityError(f"{path} holds a private key; keep keys and certificates in files of their own")
+    try:
+        certificates = x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise IdentityError(f"{path} does not hold certificates that can be read; fetch or issue them again") from error
+    return tuple(certificate.public_bytes(serialization.Encoding.DER) for certificate in certificates)
+
+
+def _taken(path: Path) -> IdentityError:
+    return IdentityError(f"{path} exists already and is not overwritten; use another place, or --force to replace it")
+
+
+def _write_synced(path: Path, data: bytes, mode: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, mode)  # the process's umask may have taken bits away
+        file.write(data)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read(path: Path, *, secret: bool) -> bytes:
+    try:
+        # O_NONBLOCK: opening a FIFO must not wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            # Checked on the open file, so that the file checked is the file read.
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise IdentityError(f"{path} is not a file; name the file itself")
+            if secret:
+                _check_private(path, status)
+            data = file.read(_MAX_BYTES + 1)
+    except FileNotFoundError as error:
+        raise IdentityError(f"{path} does not exist; check the path, or make it with 'cohortium pki issue'") from error
+    except IsADirectoryError as error:
+        raise IdentityError(f"{path} is a directory; name the file itself") from error
+    except PermissionError as error:
+        raise IdentityError(
+            f"{path} cannot be read by this user (uid {os.geteuid()}); give it to that user with chown"
+        ) from error
+    except OSError as error:
+        raise IdentityError(f"cannot read {path}: {error.strerror}") from error
+    if len(data) > _MAX_BYTES:
+        raise IdentityError(f"{path} is larger than {_MAX_BYTES} bytes, so it is not a key or certificate file")
+    return data
+
+
+def _check_private(path: Path, status: os.stat_result) -> None:
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o077:
+        raise IdentityError(
+            f"{path} holds a secret and others can use it (mode {mode:04o}); run: chmod 600 {shlex.quote(str(path))}"
+        )
+    if status.st_uid not in {0, os.geteuid()}:
+        raise IdentityError(
+            f"{path} holds a secret and belongs to another user (uid {status.st_uid}); "
+            f"run: chown {os.geteuid()} {shlex.quote(str(path))}"
+        )
+
+
+def _check_pem(path: Path, pem: bytes) -> None:
+    begins, ends = pem.count(b"-----BEGIN "), pem.count(b"-----END ")
+    if not pem.strip(b"\0 \r\n"):
+        raise IdentityError(f"{path} is empty, perhaps half-written; restore it from a backup or issue it again")
+    if begins == 0:
+        raise IdentityError(f"{path} is not a PEM file (no '-----BEGIN' line); check that it is the right file")
+    if begins != ends:
+        raise IdentityError(f"{path} is cut off, perhaps half-written; restore it from a backup or issue it again")

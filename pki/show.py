@@ -1,0 +1,59 @@
+"""What a certificate says, for a person and for a script. Describes; trusts nothing."""
+
+from __future__ import annotations
+
+from mpc.errors import IdentityError
+from mpc.identity import Identity
+from pki.certificate import Certificate, read, utc
+
+_KEYS = {"secp256r1": "P-256", "secp384r1": "P-384"}
+
+
+def describe(der: bytes) -> dict[str, object]:
+    """One certificate as a JSON object; `identity` and `role` are null when it does not name a node.
+
+    Raises IdentityError when the bytes are not a certificate.
+    """
+    facts = read(der)
+    identity = _identity(facts)
+    return {
+        "identity": identity.uri if identity else None,
+        "role": str(identity.role) if identity else None,
+        "authority": facts.authority,
+        "uris": list(facts.uris),
+        "dns": list(facts.dns),
+        "ips": list(facts.ips),
+        "subject": facts.subject,
+        "issuer": facts.issuer,
+        "serial": f"{facts.serial:x}",
+        "not_before": utc(facts.not_before),
+        "not_after": utc(facts.not_after),
+        "key": _KEYS.get(facts.curve, facts.curve or "not an elliptic curve key"),
+        "key_usage": sorted(facts.key_usage or ()),
+        "extended_key_usage": sorted(facts.extended_key_usage or ()),
+        "fingerprint": fingerprint(facts.digest),
+    }
+
+
+def render(description: dict[str, object]) -> str:
+    """`description` as aligned lines; empty fields are left out."""
+    lines = []
+    for field, value in description.items():
+        if value:
+            text = ", ".join(map(str, value)) if isinstance(value, list) else "yes" if value is True else str(value)
+            lines.append(f"{field.replace('_', ' '):<19} {text}")
+    return "\n".join(lines)
+
+
+def fingerprint(digest: bytes) -> str:
+    """A SHA-256 digest as `sha256:HEX`, the form in which people compare certificates."""
+    return f"sha256:{digest.hex()}"
+
+
+def _identity(facts: Certificate) -> Identity | None:
+    if facts.authority or len(facts.uris) != 1:
+        return None
+    try:
+        return Identity.parse(facts.uris[0])
+    except IdentityError:
+        return None

@@ -1,0 +1,95 @@
+"""The daemons of a deployment as child processes: start, wait until ready, watch, stop."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from scripts.deployment import HOSPITAL, Deployment
+
+_START_SECONDS = 60.0
+_STOP_SECONDS = 10.0
+_POLL_SECONDS = 0.02
+_LAST_LINES = 12
+
+
+class DaemonFailure(Exception):
+    """A daemon that ended or did not become ready; the text has its last log lines."""
+
+
+@dataclass
+class Child:
+    """One daemon; its output goes to `log`."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+class Daemons:
+    """A context manager: all daemons run inside, and none outside."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self.deployment = deployment
+        self.children: dict[str, Child] = {}
+
+    def __enter__(self) -> Daemons:
+        try:
+            for name in (HOSPITAL, *self.deployment.names):
+                self.start(name)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def start(self, name: str) -> Child:
+        """Starts the daemon of one node."""
+        log = self.deployment.directory / name / "daemon.log"
+        with log.open("ab") as sink:
+            # A session of its own: Ctrl-C reaches the parent alone, which then stops its children in order.
+            process = subprocess.Popen(
+                self.deployment.command(name), stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        self.children[name] = Child(process, log)
+        return self.children[name]
+
+    def wait_until_ready(self) -> None:
+        """Waits for every admin socket, which a daemon makes last of all. Raises DaemonFailure."""
+        deadline = time.monotonic() + _START_SECONDS + len(self.children)
+        for name in self.children:
+            while not self.deployment.socket(name).exists():
+                self.check()
+                if time.monotonic() > deadline:
+                    raise DaemonFailure(f"{name} is not ready after {_START_SECONDS:.0f} s\n{self.last_lines(name)}")
+                time.sleep(_POLL_SECONDS)
+
+    def check(self) -> None:
+        """Raises DaemonFailure when a daemon has ended."""
+        for name, child in self.children.items():
+            status = child.process.poll()
+            if status is not None:
+                raise DaemonFailure(f"{name} ended with status {status}; its last lines:\n{self.last_lines(name)}")
+
+    def stop(self) -> None:
+        """Ends every daemon: asks first, insists after some seconds."""
+        for child in self.children.values():
+            with contextlib.suppress(ProcessLookupError):
+                child.process.terminate()
+        deadline = time.monotonic() + _STOP_SECONDS
+        for child in self.children.values():
+            try:
+                child.process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+
+    def last_lines(self, name: str) -> str:
+        """The end of a daemon's log."""
+        lines = self.children[name].log.read_text(errors="replace").splitlines()
+        return "\n".join(f"  {line}" for line in lines[-_LAST_LINES:]) or "  (it logged nothing)"

@@ -1,0 +1,200 @@
+"""A throw-away deployment on loopback: an authority, a hospital, patients and one study, each as files in one directory.
+
+    DIR/ca/                   the authority
+    DIR/hospital/             hospital.yaml, key, certificate, studies/
+    DIR/NAME/                 patient.yaml, key, certificate (and CSV file) of patient NAME
+    DIR/README                how to start each daemon by hand
+
+Everything is made by the command line `cohortium` and by writing YAML, as an administrator would.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+CONSORTIUM = "demo"
+HOSPITAL = "hospital"
+VARIABLE = "value"
+STUDY = "demo-sum"
+COHORTIUM = (sys.executable, "-m", "nodes.cli")
+"""The command line `cohortium`, of the same environment that runs this."""
+
+
+class DeploymentError(Exception):
+    """A deployment that cannot be made; the text says why."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """The study of the deployment: a sum over `length` integers, each in [0, bound]."""
+
+    bound: int
+    length: int = 1
+    range: int | None = None
+    assume_in_range: bool = False
+    deadline: int = 60
+    publish: str = "hospital"
+
+
+@dataclass
+class Deployment:
+    """Files in `directory`. `sources` gives each patient's source as its YAML has it, such as {"literal": 725}."""
+
+    directory: Path
+    sources: Mapping[str, Mapping[str, Any]]
+    question: Question
+    ports: dict[str, int] = field(default_factory=dict)
+    limits: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """The patients."""
+        return list(self.sources)
+
+    @property
+    def hospital_config(self) -> Path:
+        return self.directory / HOSPITAL / "hospital.yaml"
+
+    def patient_config(self, name: str) -> Path:
+        return self.directory / name / "patient.yaml"
+
+    def socket(self, name: str) -> Path:
+        """The admin socket of a node."""
+        return self.directory / name / "admin.sock"
+
+    def command(self, name: str) -> list[str]:
+        """What starts the daemon of a node."""
+        role, config = ("hospital", self.hospital_config) if name == HOSPITAL else ("patient", self.patient_config(name))
+        return [*COHORTIUM, role, "--config", str(config)]
+
+    def write(self) -> None:
+        """Makes all files. Raises DeploymentError with the words of the command that failed."""
+        if HOSPITAL in self.sources:
+            raise DeploymentError(f"a patient cannot be called {HOSPITAL!r} here; choose another name")
+        nodes = [HOSPITAL, *self.names]
+        self.ports = dict(zip(nodes, _free_ports(len(nodes)), strict=True))
+        ca = self.directory / "ca"
+        _cohortium("pki", "init", "--consortium", CONSORTIUM, "--dir", str(ca))
+        for name in nodes:
+            (self.directory / name).mkdir(mode=0o700, exist_ok=True)
+        identities = [f"hospital/{HOSPITAL}", *(f"patient/{name}" for name in self.names)]
+        _cohortium("pki", "issue", *identities, "--ip", "127.0.0.1", "--dir", str(ca), "--out", str(self.directory), "--per-node")
+        shown = json.loads(_cohortium("pki", "show", str(ca / "ca.crt"), "--json"))
+        authority = shown[0]["fingerprint"]
+        self._write_hospital()
+        for name in self.names:
+            self._write_patient(name, authority)
+        self._write_readme()
+
+    def _node(self, name: str) -> dict[str, Any]:
+        return {
+            "consortium": CONSORTIUM,
+            "name": name,
+            "identity": {"key": f"{name}.key", "certificate": f"{name}.crt", "authorities": ["../ca/ca.crt"]},
+            "listen": f"127.0.0.1:{self.ports[name]}",
+            "admin": "admin.sock",
+            **({"limits": dict(self.limits)} if self.limits else {}),
+        }
+
+    def _write_hospital(self) -> None:
+        patients = {name: f"https://127.0.0.1:{self.ports[name]}" for name in self.names}
+        _write_yaml(self.hospital_config, {**self._node(HOSPITAL), "studies": "studies", "patients": patients})
+        asked = self.question
+        study: dict[str, Any] = {
+            "id": STUDY,
+            "title": "A private sum",
+            "purpose": "demonstration",
+            "variables": [{"name": VARIABLE, "bounds": [0, asked.bound], "length": asked.length}],
+            "statistics": [{"kind": "sum", "variable": VARIABLE}],
+            "cohort": {"members": self.names},
+            "deadline": asked.deadline,
+            "publish": asked.publish,
+        }
+        if asked.range is not None:
+            study |= {"range": asked.range, "assume_in_range": asked.assume_in_range}
+        (self.directory / HOSPITAL / "studies").mkdir(exist_ok=True)
+        _write_yaml(self.directory / HOSPITAL / "studies" / f"{STUDY}.yaml", study)
+
+    def _write_patient(self, name: str, authority: str) -> None:
+        config = self._node(name) | {
+            "hospital": {"name": HOSPITAL, "url": f"https://127.0.0.1:{self.ports[HOSPITAL]}"},
+            "sources": {VARIABLE: {"bounds": [0, self.question.bound], **self.sources[name]}},
+            "policy": {
+                "vouched": {"authorities": [authority]},
+                "max_length": max(self.question.length, 1),
+                "max_members": max(len(self.names), 3),
+                "invitations_per_minute": 6000,
+            },
+        }
+        _write_yaml(self.patient_config(name), config)
+        self.patient_config(name).chmod(0o600)  # it may hold the patient's value
+
+    def _write_readme(self) -> None:
+        lines = ["Start each daemon in a terminal of its own, in any order:", ""]
+        lines += [f"    cohortium patient --config {name}/patient.yaml" for name in self.names]
+        lines += [f"    cohortium hospital --config {HOSPITAL}/hospital.yaml", "", "Then, in another terminal, open a round:", ""]
+        lines += [f"    cohortium round open {STUDY} --config {HOSPITAL}/hospital.yaml --watch", ""]
+        (self.directory / "README").write_text("\n".join(lines))
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that the kernel says are free now; all are held until the last is known, so that none comes twice."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for held in sockets:
+            held.bind(("127.0.0.1", 0))
+        return [int(held.getsockname()[1]) for held in sockets]
+    finally:
+        for held in sockets:
+            held.close()
+
+
+def _cohortium(*arguments: str) -> str:
+    done = subprocess.run([*COHORTIUM, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise DeploymentError(done.stderr.strip() or f"cohortium {arguments[0]} failed")
+    return done.stdout
+
+
+def _write_yaml(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(_yaml(content, 0))
+
+
+def _yaml(content: Mapping[str, Any], depth: int) -> str:
+    """Plain YAML; every string and list as JSON, which YAML takes literally (YAML 1.2 is a superset of JSON)."""
+    text = ""
+    for key, value in content.items():
+        name = key if re.fullmatch(r"[a-z_]+", key) else json.dumps(key)
+        if isinstance(value, Mapping) and value:
+            text += f"{'  ' * depth}{name}:\n{_yaml(value, depth + 1)}"
+        else:
+            text += f"{'  ' * depth}{name}: {json.dumps(value)}\n"
+    return text
+
+
+def parse_values(text: str) -> dict[str, int]:
+    """`alice=725,bob=310` as a mapping. Raises DeploymentError that says which part is wrong, without repeating a value."""
+    values: dict[str, int] = {}
+    for position, part in enumerate(text.split(","), 1):
+        name, equals, number = part.strip().partition("=")
+        if not equals or not name:
+            raise DeploymentError(f"part {position} of the values is not NAME=INTEGER")
+        if name in values:
+            raise DeploymentError(f"{name!r} is there twice; name each patient once")
+        values[name] = parse_value(name, number)
+    return values
+
+
+def parse_value(name: str, number: str) -> int:
+    """An integer. Raises DeploymentError that names the patient, not the value."""
+    if re.fullmatch(r"\s*[+-]?[0-9]{1,20}\s*", number) is None:
+        raise DeploymentError(f"the value of {name!r} is not an integer")
+    return int(number)

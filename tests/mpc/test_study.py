@@ -1,0 +1,103 @@
+"""A study says what is wrong with it, all at once, and nothing that is wrong passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from mpc.errors import StudyError
+from mpc.study import Statistic, Study, Variable, check_study, problems
+from tests.mpc.nodes import HOSPITAL, patient, study
+
+GOOD = study("alice", "bob", "charlie")
+
+
+def variable(**changes: Any) -> Variable:
+    return replace(GOOD.variables[0], **changes)
+
+
+def with_variables(*variables: Variable) -> Study:
+    return replace(GOOD, variables=variables, statistics=tuple(Statistic("sum", name) for name in {v.name for v in variables}))
+
+
+def test_a_good_study_has_no_problem() -> None:
+    assert problems(GOOD) == []
+    check_study(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        (replace(GOOD, id=""), "id '': use lower-case"),
+        (replace(GOOD, id="Blood Pressure"), "id 'Blood Pressure': use lower-case"),
+        (replace(GOOD, id="a" * 64), "use lower-case"),
+        (replace(GOOD, id="a\n"), "use lower-case"),
+        (replace(GOOD, publish="everyone"), "publish 'everyone': say hospital or members"),
+        (with_variables(variable(name="1st")), "a name begins with a letter"),
+        (with_variables(variable(name="a b")), "a name begins with a letter"),
+        (with_variables(variable(), variable()), "variable 'value' is there twice"),
+        (with_variables(variable(minimum=5, maximum=5)), r"bounds \[5, 5\] must rise"),
+        (with_variables(variable(minimum=6, maximum=5)), r"bounds \[6, 5\] must rise"),
+        (with_variables(variable(maximum=2**63)), "must rise and lie within"),
+        (with_variables(variable(minimum=-(2**63) - 1)), "must rise and lie within"),
+        (with_variables(variable(length=0)), "length 0 must be at least 1"),
+        (with_variables(variable(length=-1)), "length -1 must be at least 1"),
+        (replace(GOOD, statistics=()), "asks for no statistic; add one"),
+        (replace(GOOD, statistics=GOOD.statistics * 2), "sum of 'value' is asked twice; remove one"),
+        (
+            replace(GOOD, statistics=(*GOOD.statistics, Statistic("sum", "height"))),
+            "sum of 'height': no such variable; it has value",
+        ),
+        (replace(GOOD, variables=(*GOOD.variables, variable(name="height"))), "variable 'height' is asked for but no statistic"),
+        (replace(GOOD, members=(HOSPITAL.uri, *GOOD.members)), "is no patient; only patients are members"),
+        (replace(GOOD, members=(*GOOD.members, GOOD.members[-1])), "charlie is a member twice; name each patient once"),
+        (replace(GOOD, members=GOOD.members[:2]), "2 patients are too few"),
+        (replace(GOOD, members=()), "0 patients are too few"),
+        (replace(GOOD, members=(GOOD.members[0],) * 3), "1 patients are too few"),
+        (replace(GOOD, members=GOOD.members[::-1]), "not in order; sort them"),
+        (replace(GOOD, minimum=2), "minimum 2 must lie between 3 and the 3 members"),
+        (replace(GOOD, minimum=0), "minimum 0 must lie between"),
+        (replace(GOOD, minimum=4), "minimum 4 must lie between 3 and the 3"),
+        (replace(GOOD, range=0), "range 0 must be positive"),
+        (replace(GOOD, range=-5), "range -5 must be positive"),
+        (replace(GOOD, range=2**63), r"must be positive and at most 2\^63 - 1"),
+        (replace(GOOD, assume_in_range=True), "assume_in_range is set but no range is given"),
+        (replace(GOOD, answer_within=0), "must be positive and in this order"),
+        (replace(GOOD, ready_within=20), "must be positive and in this order"),
+        (replace(GOOD, deadline=40), "must be positive and in this order"),
+    ],
+)
+def test_each_problem_is_said_with_what_to_do(wrong: Study, text: str) -> None:
+    with pytest.raises(StudyError, match=text):
+        check_study(wrong)
+
+
+@pytest.mark.parametrize("uri", ["alice", "", "spiffe://demo/doctor/who", "spiffe://demo/patient/Alice", "x\n"])
+def test_a_member_that_is_no_identity_is_a_problem_like_any_other(uri: str) -> None:
+    """It may come in an Invitation, so it must be no other kind of error."""
+    with pytest.raises(StudyError, match="study pressure: "):
+        check_study(replace(GOOD, members=tuple(sorted((*GOOD.members, uri)))))
+
+
+def test_every_problem_is_listed_at_once() -> None:
+    wrong = replace(GOOD, id="A", publish="x", minimum=1, range=0, deadline=1)
+    with pytest.raises(StudyError) as caught:
+        check_study(wrong)
+    assert len(str(caught.value).splitlines()) == 5
+
+
+def test_bounds_may_reach_both_ends_of_64_bits() -> None:
+    assert problems(with_variables(variable(minimum=-(2**63), maximum=2**63 - 1))) == []
+
+
+def test_a_variable_is_found_by_name() -> None:
+    assert GOOD.variable("value") is GOOD.variables[0]
+    with pytest.raises(StudyError, match="there is no variable 'weight'; it has value"):
+        GOOD.variable("weight")
+
+
+def test_members_are_patients_of_any_number_from_three() -> None:
+    assert problems(study(*(f"p{number:03}" for number in range(100)))) == []
+    assert patient("p000").uri in study("p000", "p001", "p002").members
