@@ -49,6 +49,8 @@ class Policy:
     max_length: int = 2_000_000
     max_members: int = 1000
     max_open_rounds: int = 16
+    max_seconds: int = 7 * 24 * 3600
+    """How far in the future a round's deadline may lie: until then it holds keys and one of the open rounds."""
     invitations_per_minute: int = 60
 
     def vouches_for(self, member: Credential) -> bool:
@@ -69,11 +71,9 @@ class Ledger(Protocol):
 
 
 def refuse_invitation(
-    policy: Policy, ledger: Ledger, me: Identity, hospital: Identity, invitation: Invitation, study: Study, now: float
+    policy: Policy, ledger: Ledger, me: Identity, invitation: Invitation, study: Study, now: float
 ) -> str:
     """Why this patient declines, in words for its own ledger; empty when it consents."""
-    if hospital != policy.hospital:
-        return f"{hospital} is not the hospital that this patient answers"
     if not invitation.version_min <= PROTOCOL_VERSION <= invitation.version_max:
         return (
             f"the round needs protocol version {invitation.version_min} to {invitation.version_max}, this is {PROTOCOL_VERSION}"
@@ -82,6 +82,8 @@ def refuse_invitation(
         return f"the policy answers no study called {study.id}"
     if not now < invitation.answer_by < invitation.ready_by < invitation.deadline:
         return "its deadlines are over or out of order; if the hospital's clock is right, this machine's is not"
+    if invitation.deadline - now > policy.max_seconds:
+        return f"its deadline is more than {policy.max_seconds} s away"
     if ledger.open_rounds() >= policy.max_open_rounds:
         return f"{policy.max_open_rounds} rounds are open already"
     if ledger.invitations_since(now - RATE_WINDOW) >= policy.invitations_per_minute:

@@ -113,6 +113,8 @@ class Policy(_Struct, frozen=True, kw_only=True):
     """Elements of all vectors of one round."""
     max_members: Annotated[int, msgspec.Meta(ge=MINIMUM_COHORT)] = 1000
     max_open_rounds: Positive = 16
+    max_seconds: Positive = 7 * 24 * 3600
+    """From an invitation to the deadline of its round."""
     invitations_per_minute: Positive = 60
 
 

@@ -27,7 +27,7 @@ from nodes.metrics import Registry
 from nodes.store.memory import MemoryStore
 from nodes.transport.https import HttpsTransport
 from pki.node import load_node_key
-from pki.trust import TrustStore
+from pki.trust import TrustStore, check_leaf
 
 STOP_SECONDS = 5.0
 """How long deliveries under way may take when the daemon is told to stop."""
@@ -69,7 +69,7 @@ class Daemon:
             certificate_file=identity.certificate,
             roots=trust.roots,
             roles=self.speaks_with,
-            check_peer=lambda leaf: self.credentials.learn((leaf,), time.time()).identity,
+            check_peer=check_leaf,
             limits=config.limits,
             count=self._refused,
         )

@@ -33,7 +33,7 @@ class PatientDaemon(Daemon):
 
     def resolve(self, node: Identity, announced: str) -> str:
         """The hospital's and overridden addresses from the configuration, the others as their consents announce them."""
-        if node.role is Role.HOSPITAL:
+        if node == self.policy.hospital:
             return self.config.hospital.url
         return self.config.peers.get(node.name, announced)
 
@@ -76,6 +76,7 @@ def _policy(config: PatientConfig) -> Policy:
         max_length=rules.max_length,
         max_members=rules.max_members,
         max_open_rounds=rules.max_open_rounds,
+        max_seconds=rules.max_seconds,
         invitations_per_minute=rules.invitations_per_minute,
     )
 

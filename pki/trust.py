@@ -134,6 +134,14 @@ def _root(der: bytes) -> Certificate:
     return root
 
 
+def check_leaf(der: bytes) -> Identity:
+    """Who a certificate says it is, once its profile holds; for callers whose TLS library has verified its chain.
+
+    Raises IdentityError. Says nothing about trust or time.
+    """
+    return _check_leaf(read(der))
+
+
 def _check_leaf(leaf: Certificate) -> Identity:
     """X509-SVID sections 2, 4 and 5.2: who the leaf is, once its profile holds."""
     uris = leaf.uris

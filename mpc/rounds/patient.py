@@ -19,7 +19,7 @@ from mpc.credentials import Credentials
 from mpc.disclosure import Ledger, Policy, refuse_invitation, refuse_roster
 from mpc.envelope import Recipient
 from mpc.errors import Answer, DataError, MessageRefused
-from mpc.identity import Identity, Role
+from mpc.identity import Identity
 from mpc.keys import Keyring, check_statement
 from mpc.messages import (
     Abort,
@@ -72,6 +72,8 @@ from mpc.wire import decode_payload, encode
 RECEIPT_GRACE = 60.0
 """Seconds after the deadline for which a receipt is awaited, and final messages are still sent."""
 NO_RECEIPT = "no-receipt"
+DECLINED_SECONDS = 60.0
+"""How long a refusal is offered to a hospital that does not take it."""
 
 
 class PatientState(StrEnum):
@@ -172,7 +174,8 @@ class PatientRound(Machine):
     def _check_sender(self, message: Admitted) -> None:
         sender, kind = message.envelope.sender, message.envelope.kind
         if self.question is None:
-            if sender.role is not Role.HOSPITAL:
+            # Not a decision, so nothing for the ledger: a stranger cannot use up what the own hospital may ask.
+            if sender != self.policy.hospital:
                 raise MessageRefused(Answer.REFUSED, "sender")
             return
         if kind is Kind.SHARE:
@@ -206,13 +209,14 @@ class PatientRound(Machine):
             raise MessageRefused(Answer.REFUSED, "round-key")
         wrapping_key = check_statement(invitation.key_statement, hospital, now)
         study = decode_payload(invitation.study, Study)
-        reason = refuse_invitation(self.policy, self.ledger, self.keyring.identity, hospital.identity, invitation, study, now)
+        reason = refuse_invitation(self.policy, self.ledger, self.keyring.identity, invitation, study, now)
         self.question = Question(invitation, digest, study, hospital)
         self.hospital = Recipient(hospital.identity, wrapping_key, invitation.round_key)
         self.invitation_digest = digest
         decided = Decided(study.id, hospital.identity, reason)
         if reason:
-            send, _ = self._seal(Kind.DECLINED, Declined(digest), self.hospital, float(invitation.answer_by))
+            until = min(float(invitation.answer_by), now + DECLINED_SECONDS)
+            send, _ = self._seal(Kind.DECLINED, Declined(digest), self.hospital, until)
             self._end(PatientState.DECLINED)
             return [decided, send, Ended(DECLINED, detail=reason)]
         self.state = PatientState.CONSENTED

@@ -99,20 +99,20 @@ async def _open(socket: Path, study: str, *, watch: bool) -> dict[str, Any]:
         opened: dict[str, Any] = await hospital.post("/v1/rounds", {"study": study})
         if not watch:
             return opened
-        await _show_progress(hospital, opened["round"])
+        asked = [found["patients"] for found in await hospital.get("/v1/studies") if found["id"] == study]
+        await _show_progress(hospital, opened["round"], *asked)
         final: dict[str, Any] = await hospital.get(f"/v1/rounds/{opened['round']}")
         return final
 
 
-_PHASES = ("inviting", "sharing", "collecting", "released")
+_PHASES = ("inviting", "sharing", "collecting")
 
 
-async def _show_progress(hospital: AdminClient, round_id: str) -> None:
-    """A bar a phase on stderr: how many have answered, and who is missing."""
+async def _show_progress(hospital: AdminClient, round_id: str, total: int) -> None:
+    """A bar a phase on stderr: how many of `total` patients are waited for no more, and who is missing."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
-    total = 0
     columns = (
         TextColumn("{task.description:<11}"),
         BarColumn(30),
@@ -120,20 +120,21 @@ async def _show_progress(hospital: AdminClient, round_id: str) -> None:
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bars: dict[str, Any] = {}
-        async for state in hospital.lines(f"/v1/rounds/{round_id}/watch"):
-            phase, waiting = state["phase"], state.get("waiting_for", [])
-            if phase not in _PHASES[:3]:
-                continue
-            for earlier, bar in bars.items():
-                if earlier != phase:
-                    progress.update(bar, completed=total, missing="")
+
+        def show(phase: str, waiting: list[str]) -> None:
             if phase not in bars:
-                total = max(total, len(waiting)) if phase == _PHASES[0] else len(waiting) or total
                 bars[phase] = progress.add_task(phase, total=total, missing="")
             progress.update(bars[phase], completed=total - len(waiting), missing=_missing(waiting))
-        if state["outcome"] == "released":
-            for bar in bars.values():
-                progress.update(bar, completed=total, missing="")
+
+        async for state in hospital.lines(f"/v1/rounds/{round_id}/watch"):
+            # Phases may pass between two looks, so whatever precedes what is seen is shown as done.
+            reached = _PHASES.index(state["phase"]) if state["phase"] in _PHASES else 0
+            if state["outcome"] == "released":
+                reached = len(_PHASES)
+            for phase in _PHASES[:reached]:
+                show(phase, [])
+            if state["phase"] in _PHASES and state["outcome"] == "open":
+                show(state["phase"], state["waiting_for"])
 
 
 def _missing(names: list[str]) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from mpc import disclosure
 from mpc.disclosure import Bounds, Policy, refuse_invitation, refuse_roster
-from mpc.identity import Credential, Identity, Role
+from mpc.identity import Credential, Identity
 from mpc.messages import Invitation, SegmentShape
 from mpc.statistics import plan
 from mpc.study import Statistic, Study, Variable
@@ -65,24 +65,23 @@ def decide(
     rules: Policy | None = None,
     ledger: Ledger | None = None,
     me: Identity = ME,
-    hospital: Identity = HOSPITAL,
     now: float = NOW,
     message: Invitation | None = None,
     **changes: Any,
 ) -> str:
     message = message or invitation(asked, **changes)
-    return refuse_invitation(rules or policy(), ledger or Ledger(), me, hospital, message, asked, now)
+    return refuse_invitation(rules or policy(), ledger or Ledger(), me, message, asked, now)
 
 
 def test_a_study_within_the_policy_is_consented_to() -> None:
     assert decide() == ""
 
 
-@pytest.mark.parametrize(
-    "other", [Identity("demo", Role.HOSPITAL, "other"), Identity("other", Role.HOSPITAL, "st-marys"), patient("bob")]
-)
-def test_another_hospital_is_declined(other: Identity) -> None:
-    assert "is not the hospital that this patient answers" in decide(hospital=other)
+def test_a_round_that_would_stay_open_too_long_is_declined() -> None:
+    week = 7 * 24 * 3600
+    assert decide(deadline=int(NOW) + week) == ""
+    assert decide(deadline=int(NOW) + week + 1) == "its deadline is more than 604800 s away"
+    assert decide(rules=policy(max_seconds=59)) == "its deadline is more than 59 s away"
 
 
 @pytest.mark.parametrize(("least", "most", "taken"), [(1, 1, True), (0, 5, True), (2, 3, False), (0, 0, False), (2, 1, False)])

@@ -97,6 +97,15 @@ def test_words_that_would_bias_the_result_are_skipped(modulus: int, length: int)
     assert streamed(SEED, CONTEXT, modulus, length).tolist() == vector
 
 
+def test_the_first_word_that_would_bias_is_skipped() -> None:
+    """2^16 = 257 x 255 + 1: of all words only 0xffff is one too many. This seed's stream has it, once."""
+    seed = (263).to_bytes(32, "big")
+    vector, skipped = by_hand(seed, bytes(32), 255, 500)
+
+    assert skipped == 1
+    assert expand(seed, bytes(32), 255, 500).tolist() == vector
+
+
 @given(
     st.binary(min_size=32, max_size=32),
     st.binary(min_size=32, max_size=32),

@@ -5,6 +5,7 @@ Every input is a different power of a base, so that an input that is missing or 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -290,6 +291,12 @@ def world(*names: str, minimum: int = 0, publish_to: str = "hospital") -> World:
         machine.policy = policy(BASE ** len(names))
     made.open()
     return made
+
+
+def forget_encryption_key(made: World, name: str) -> None:
+    """The node was restored from an old backup: it has another encryption key than the one that it published."""
+    machine = made.patients[name]
+    machine.keyring = dataclasses.replace(machine.keyring, encryption=keyring(patient(f"{name}-before")).encryption)
 
 
 def array(values: list[int]) -> npt.NDArray[np.int64]:

@@ -15,13 +15,13 @@ from mpc.keys import RoundKey
 from mpc.messages import Abort, AbortCode, Collect, Consent, Declined, Kind, PartialSum, Ready, Receipt, Roster
 from mpc.result import commitment
 from mpc.ring import Ring
-from mpc.rounds.events import CancelRound, Ended, OpenRound, Progressed, Send, ValuesUnavailable
+from mpc.rounds.events import CancelRound, Ended, OpenRound, Progressed, Send, Undeliverable, ValuesUnavailable
 from mpc.rounds.hospital import HospitalRound, HospitalState
 from mpc.signature import sign_digest, tagged_digest
 from mpc.statement import Signed, sign
 from mpc.wire import Struct, decode, encode
 from tests.mpc.nodes import HOSPITAL, NOW, hospital_round, keyring, patient, policy, study
-from tests.mpc.world import BASE, Letter, World, powers, world
+from tests.mpc.world import BASE, Letter, World, forget_encryption_key, powers, world
 
 H = HOSPITAL.name
 SUM = 1 + BASE + BASE**2
@@ -254,6 +254,13 @@ def test_a_proof_of_readiness_must_be_its_senders_and_of_this_roster() -> None:
     finishes(made)
 
 
+def test_a_proof_under_another_round_key_than_its_senders_consent_is_refused() -> None:
+    made = until(Kind.READY)
+    content = signed_by("alice", "ready", Ready(made.hospital.context or b""))
+    refused(made, made.forge(Kind.READY, content, "alice", H, key=RoundKey(os.urandom)), reason="round-key")
+    finishes(made)
+
+
 def test_a_signed_body_that_is_no_proof_is_no_passing_fault() -> None:
     made = until(Kind.READY)
     body = b"\x91\xc4\x20" + bytes(32) + b"\0"
@@ -281,6 +288,24 @@ def test_collect_carries_every_proof_in_roster_order() -> None:
 
     assert isinstance(content, Collect)
     assert content.ready == tuple(signed_by(name, "ready", Ready(made.hospital.context or b"")) for name in ALL)
+
+
+@pytest.mark.parametrize("kind", [Kind.ROSTER, Kind.COLLECT], ids=lambda kind: kind.name)
+def test_a_message_that_a_member_finally_refuses_ends_the_round(kind: Kind) -> None:
+    made = until(kind)
+    forget_encryption_key(made, "bob")
+    made.run()
+
+    assert (made.ending().code, made.ending().missing) == (AbortCode.UNDELIVERABLE, ("bob",))
+    assert made.ending().detail == "bob finally refused a message that the round needs"
+
+
+def test_an_invitation_that_fails_after_its_consent_came_changes_nothing() -> None:
+    made = until(Kind.CONSENT)
+    made.deliver(made.take(Kind.CONSENT, "alice"))
+    made.give(HOSPITAL, Undeliverable(patient("alice"), Kind.INVITATION, Answer.GONE))
+    assert made.hospital.unreachable == set()
+    finishes(made)
 
 
 def test_nothing_is_collected_before_all_are_ready() -> None:
@@ -546,6 +571,8 @@ def test_what_comes_after_the_end_is_gone() -> None:
     assert made.deliver(late) is Answer.GONE
     assert made.deliver(made.forge(Kind.ABORT, Abort(b"", AbortCode.ROSTER, "", ()), "alice", H)) is Answer.GONE
     assert len(made.endings(H)) == 1
+    other = signed_by("alice", "consent", replace(made.hospital.participants[patient("alice")].consent, nonce=bytes(32)))
+    assert made.deliver(made.forge(Kind.CONSENT, other, "alice", H)) is Answer.GONE
 
 
 def test_the_machine_for_an_event_that_cannot_be_tells_its_story() -> None:

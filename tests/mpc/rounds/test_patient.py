@@ -34,8 +34,8 @@ from mpc.rounds.roster import context_of
 from mpc.signature import sha256
 from mpc.statement import sign
 from mpc.wire import Struct, encode
-from tests.mpc.nodes import HOSPITAL, NOW, certificate, credential, keyring, patient, policy, study
-from tests.mpc.world import BASE, World, array, world
+from tests.mpc.nodes import HOSPITAL, NOW, certificate, credential, keyring, patient, patient_round, policy, study
+from tests.mpc.world import BASE, World, array, forget_encryption_key, world
 
 ALICE = patient("alice")
 H = HOSPITAL.name
@@ -493,6 +493,13 @@ def test_before_the_roster_what_is_bound_to_it_has_to_wait() -> None:
     assert_refused(made, made.forge(Kind.COLLECT, Collect(()), H, "alice"), Answer.LATER)
 
 
+def test_before_the_invitation_nobody_but_a_hospital_is_heard() -> None:
+    made = fresh()
+    made.patients["alice"].credentials.learn(keyring(patient("bob")).chain, NOW)
+    letter = made.forge(Kind.ABORT, Abort(b"", AbortCode.CANCELLED, "", ()), "bob", "alice")
+    assert_refused(made, letter, Answer.REFUSED, "sender")
+
+
 def test_a_roster_before_the_invitation_is_refused() -> None:
     made = fresh()
     letter = made.forge(Kind.ROSTER, Roster(bytes(32), keyring(HOSPITAL).chain, ()), H, "alice")
@@ -655,7 +662,7 @@ def test_what_comes_after_the_end_is_gone() -> None:
 def test_a_share_that_a_member_finally_refuses_ends_the_round() -> None:
     made = until(Kind.SHARE)
     letter = made.pick(Kind.SHARE, "alice", "bob")
-    made.patients["bob"].keyring = keyring(patient("dora"))  # restored from an old backup: it has another key
+    forget_encryption_key(made, "bob")
     assert made.deliver(letter) is Answer.UNOPENABLE
     made.run()
 
@@ -689,3 +696,13 @@ def test_the_state_table_covers_every_state() -> None:
 def test_the_fixtures_are_what_they_say() -> None:
     assert sha256(keyring(HOSPITAL).chain[0]) == credential(HOSPITAL).digest
     assert policy().sources == {"value": Bounds(0, 1_000_000)}
+
+
+def test_an_invitation_of_a_hospital_that_the_policy_does_not_name_is_refused_and_not_recorded() -> None:
+    rules = policy(hospital=Identity("demo", Role.HOSPITAL, "other"))
+    made = World(
+        study("alice", "bob", "carol"), {"alice": [1], "bob": [2], "carol": [3]}, {"alice": patient_round("alice", rules)}
+    )
+    made.open()
+    assert made.deliver(made.pick(Kind.INVITATION, recipient="alice")) is Answer.REFUSED
+    assert not [effect for who, effect in made.effects if who == "alice"]
