@@ -70,9 +70,7 @@ class Ledger(Protocol):
         ...
 
 
-def refuse_invitation(
-    policy: Policy, ledger: Ledger, me: Identity, invitation: Invitation, study: Study, now: float
-) -> str:
+def refuse_invitation(policy: Policy, ledger: Ledger, me: Identity, invitation: Invitation, study: Study, now: float) -> str:
     """Why this patient declines, in words for its own ledger; empty when it consents."""
     if not invitation.version_min <= PROTOCOL_VERSION <= invitation.version_max:
         return (

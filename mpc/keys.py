@@ -27,8 +27,8 @@ PUBLIC_EXPONENT = 65537
 MIN_BITS = 2048
 MAX_BITS = 4096
 DEFAULT_BITS = 3072
-DEFAULT_LIFETIME = 24 * 3600
-"""Seconds that a key statement is valid for."""
+DEFAULT_LIFETIME = 8 * 24 * 3600
+"""Seconds that a key statement is valid for: a day in which rounds are promised the key, and a week in which they may end."""
 MAX_LIFETIME = 31 * 24 * 3600
 """A statement that claims to live longer than this is refused: encryption keys are short-lived."""
 CLOCK_SKEW = 300

@@ -17,6 +17,10 @@ from mpc.wire import Struct
 
 PROTOCOL_VERSION = 1
 
+CONSENT_STATEMENT = "consent-statement"
+READY_STATEMENT = "ready-statement"
+"""Purposes in the tags of the signatures that members show each other; an envelope's tag is its kind's own."""
+
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 RoundId = Annotated[bytes, Meta(min_length=16, max_length=16)]
 RoundKey = Annotated[bytes, Meta(min_length=32, max_length=32)]

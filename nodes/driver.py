@@ -34,6 +34,7 @@ from mpc.rounds.events import (
     Submitted,
     Tick,
     Undeliverable,
+    ValuesUnavailable,
     WakeAt,
 )
 from mpc.rounds.events import Event as RoundEvent
@@ -157,14 +158,15 @@ class Driver:
         Whoever waits for an answer is told `later`, and so is whoever asks from now on.
         """
         self._stopping = True
-        for timer in self._timers.values():
-            timer.cancel()
         await self.outbox.drain(seconds)
         tasks = {*self._tasks, *([self._pump_task] if self._pump_task else [])}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
+        for timer in self._timers.values():
+            timer.cancel()
+        await self.outbox.drain(0)  # what the last transitions posted
         for job in self._jobs:
             job.finish(_STOPPED)
         for round_id in list(self._held):
@@ -351,7 +353,12 @@ class Driver:
 
     def _read(self, round_id: bytes, study: Study) -> None:
         async def read() -> None:
-            self.tell(round_id, await asyncio.to_thread(self._read_sources, study))
+            try:
+                event = await asyncio.to_thread(self._read_sources, study)
+            except Exception as error:
+                self._log.error(Event.FAILED, round=round_id.hex(), error=type(error).__name__, place=place(error))
+                event = ValuesUnavailable()
+            self.tell(round_id, event)
 
         task = asyncio.create_task(read())
         self._tasks.add(task)

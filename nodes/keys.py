@@ -1,4 +1,4 @@
-"""A node's keys while it runs: the identity from its files, and an encryption key that is made anew every half day.
+"""A node's keys while it runs: the identity from its files, and an encryption key that is made anew every day.
 
 The encryption key lives in memory only. A round keeps the keyring that it began with, so an old key is forgotten with the
 last round that was promised it.
@@ -11,12 +11,12 @@ import time
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from mpc.keys import DEFAULT_BITS, DEFAULT_LIFETIME, PUBLIC_EXPONENT, EncryptionKey, Keyring, publish
+from mpc.keys import DEFAULT_BITS, PUBLIC_EXPONENT, EncryptionKey, Keyring, publish
 from nodes.log import Event, Logger
 from pki.node import NodeKey
 
-ROTATE_SECONDS = DEFAULT_LIFETIME / 2
-"""So that a statement in use always has half of its life left."""
+ROTATE_SECONDS = 24 * 3600.0
+"""A statement in use always has a week of its life left, the longest that a round may take."""
 
 
 class Keys:

@@ -9,6 +9,7 @@ Nobody passes a secret to a logger. Should it happen, `_scrub` is the second net
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -99,7 +100,7 @@ def configure(level: Level = "info", format: Format = "auto", stream: TextIO | N
             _console(stream) if console else structlog.processors.JSONRenderer(ensure_ascii=False),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Tolerant(stream))),
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
@@ -122,6 +123,22 @@ def logger(node: Identity | str) -> Logger:
 def _console(stream: TextIO) -> structlog.dev.ConsoleRenderer:
     colours = stream.isatty() and not os.environ.get("NO_COLOR")
     return structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=24, exception_formatter=structlog.dev.plain_traceback)
+
+
+class _Tolerant:
+    """A stream whose failures (a full disk, a reader that has gone) cost lines of the log and nothing else."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            return self._stream.write(text)
+        return 0
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 class _Forward(logging.Handler):

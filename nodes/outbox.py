@@ -97,10 +97,11 @@ class Outbox:
                 self._log.info(Event.DELIVERY_DELAYED, **_about(delivery), reason=trouble)
             attempts += 1
             wait = random.uniform(0, min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** min(attempts, 10)))  # noqa: S311  (no secret)
-            if time.time() + wait >= delivery.until:
+            left = delivery.until - time.time()
+            if left <= 0:
                 self._log.warning(Event.DELIVERY_ABANDONED, **_about(delivery), attempts=attempts, reason=trouble)
                 return
-            await asyncio.sleep(wait)
+            await asyncio.sleep(min(wait, left))
 
     async def _attempt(self, delivery: Delivery) -> tuple[str, Answer | None]:
         try:

@@ -14,7 +14,7 @@ from mpc.study import Study
 
 _KEPT = 1000
 """Rounds remembered, the oldest ended ones forgotten first."""
-_KEPT_RESULT_BYTES = 64 * 1024 * 1024
+_KEPT_RESULT_BYTES = 32 * 1024 * 1024
 """Values of all results kept; beyond this the oldest lose theirs. The newest always stays."""
 
 
@@ -77,6 +77,8 @@ class Records:
     def __init__(self) -> None:
         self._rounds: OrderedDict[bytes, RoundRecord] = OrderedDict()
         self._news: dict[bytes, asyncio.Event] = {}
+        self._released: list[bytes] = []
+        """Rounds whose results are kept, in the order of their release."""
 
     def add(self, record: RoundRecord) -> None:
         """A round that is about to open."""
@@ -103,6 +105,7 @@ class Records:
                 record.phase, record.waiting_for = effect.phase, effect.waiting_for
             case Released():
                 record.result = effect.result
+                self._released.append(round_id)
                 self._trim_results()
             case Ended():
                 record.outcome, record.code, record.detail = effect.outcome, effect.code, effect.detail
@@ -116,17 +119,25 @@ class Records:
     async def watch(self, round_id: bytes) -> AsyncIterator[RoundRecord]:
         """The record now, and again after each change, until it has ended."""
         while (record := self._rounds.get(round_id)) is not None:
+            if record.ended:
+                yield record
+                return
+            # Asked for before the record is given away: what happens while the watcher looks at it is news.
             news = self._news.setdefault(round_id, asyncio.Event())
             yield record
-            if record.ended:
-                return
             await news.wait()
 
     def _trim_results(self) -> None:
         kept = 0
-        for record in reversed(self._rounds.values()):
-            if record.result is not None:
-                size = sum(len(statistic.values) for statistic in record.result.statistics)
-                if kept and kept + size > _KEPT_RESULT_BYTES:
+        for round_id in reversed(self._released[:]):
+            record = self._rounds.get(round_id)
+            size = _size(record.result) if record is not None and record.result is not None else 0
+            if record is None or (kept and kept + size > _KEPT_RESULT_BYTES):
+                self._released.remove(round_id)
+                if record is not None:
                     record.result = None
-                kept += size
+            kept += size
+
+
+def _size(result: Result) -> int:
+    return sum(len(statistic.values) for statistic in result.statistics)

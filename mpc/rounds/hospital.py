@@ -20,6 +20,7 @@ from mpc.identity import Credential, Identity
 from mpc.keys import Keyring
 from mpc.messages import (
     PROTOCOL_VERSION,
+    READY_STATEMENT,
     Abort,
     AbortCode,
     Collect,
@@ -202,8 +203,6 @@ class HospitalRound(Machine):
         )
         if participant.consent.round_key != received.message.envelope.header.round_key:
             raise MessageRefused(Answer.REFUSED, "round-key")
-        if participant.identity != received.sender:
-            raise MessageRefused(Answer.REFUSED, "sender")
         self.participants[received.sender] = participant
         return self._after_answer(now)
 
@@ -239,7 +238,7 @@ class HospitalRound(Machine):
     def _is_ready(self, received: Received, now: float) -> list[Effect]:
         assert self.context is not None and self.question is not None
         member = self.participants[received.sender]
-        ready = read(received.payload, Kind.READY.purpose, Ready, member.credential.public_key)
+        ready = read(received.payload, READY_STATEMENT, Ready, member.credential.public_key)
         if ready is None or ready.context != self.context:
             raise MessageRefused(Answer.REFUSED, "ready")
         self._ready[received.sender] = received.payload

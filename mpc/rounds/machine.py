@@ -112,9 +112,8 @@ class Machine:
         rule = RULES[envelope.kind]
         if not rule.sealed:
             payload = bytes(envelope.ciphertext)
-        elif self.round_key is None:
-            raise MessageRefused(Answer.GONE, "round-key-erased")
         else:
+            assert self.round_key is not None, "an ended round has no transition for a message"
             if envelope.header.key_id != self.keyring.encryption.key_id:
                 raise MessageRefused(Answer.UNOPENABLE, "key-unknown")
             payload = open_sealed(envelope, self.keyring.encryption.private_key, self.round_key)

@@ -22,6 +22,8 @@ from mpc.errors import Answer, DataError, MessageRefused
 from mpc.identity import Identity
 from mpc.keys import Keyring, check_statement
 from mpc.messages import (
+    CONSENT_STATEMENT,
+    READY_STATEMENT,
     Abort,
     AbortCode,
     Collect,
@@ -233,7 +235,7 @@ class PatientRound(Machine):
             round_key=self.round_key.public,
             expires=invitation.deadline,
         )
-        signed = sign(self.keyring.signing_key, Kind.CONSENT.purpose, consent)
+        signed = sign(self.keyring.signing_key, CONSENT_STATEMENT, consent)
         self.consent = signed.body
         send, _ = self._seal(Kind.CONSENT, signed, self.hospital, float(invitation.answer_by))
         return send
@@ -293,7 +295,7 @@ class PatientRound(Machine):
         assert self.context is not None and self.hospital is not None
         self.state = PatientState.READY
         deadline = float(self._asked.invitation.deadline)
-        ready = sign(self.keyring.signing_key, Kind.READY.purpose, Ready(self.context))
+        ready = sign(self.keyring.signing_key, READY_STATEMENT, Ready(self.context))
         send, _ = self._seal(Kind.READY, ready, self.hospital, deadline)
         return [send, Progressed(self.phase, ()), WakeAt(deadline)]
 

@@ -14,7 +14,7 @@ from mpc.envelope import Recipient
 from mpc.errors import Answer, IdentityError, MessageRefused
 from mpc.identity import Credential, Identity, Role
 from mpc.keys import RoundKey, WrappingKey, check_statement
-from mpc.messages import Consent, Invitation, Kind, Member, Ready, Roster
+from mpc.messages import CONSENT_STATEMENT, READY_STATEMENT, Consent, Invitation, Member, Ready, Roster
 from mpc.signature import sha256
 from mpc.statement import Signed, read
 from mpc.study import Study
@@ -77,7 +77,7 @@ def read_consent(
     identity = credential.identity
     if identity.role is not Role.PATIENT or identity.uri not in question.study.members:
         raise _refuse("not-a-member")
-    consent = read(signed, Kind.CONSENT.purpose, Consent, credential.public_key)
+    consent = read(signed, CONSENT_STATEMENT, Consent, credential.public_key)
     if consent is None:
         raise _refuse("consent-signature")
     if consent.invitation != question.digest:
@@ -133,7 +133,7 @@ def check_ready(members: tuple[Participant, ...], proofs: tuple[Signed, ...], co
     if len(proofs) != len(members):
         raise _refuse("ready-count")
     for member, proof in zip(members, proofs, strict=True):
-        ready = read(proof, Kind.READY.purpose, Ready, member.credential.public_key)
+        ready = read(proof, READY_STATEMENT, Ready, member.credential.public_key)
         if ready is None:
             raise _refuse("ready-signature")
         if ready.context != context:

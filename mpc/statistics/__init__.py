@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from mpc.errors import DataError, StudyError
+from mpc.errors import StudyError
 from mpc.ring import MAX_MODULUS, Ring, Vector
 from mpc.statistics.component import Component, Values
 from mpc.statistics.sum import Sum
@@ -75,6 +75,12 @@ def plan(study: Study, members: int) -> tuple[Segment, ...]:
                 f"study {study.id}: {statistic.kind} of {statistic.variable}: {members} members x {component.maximum} = {needed} "
                 f"is above 2^63 - 1; narrow the bounds"
             )
+        if component.maximum > size:
+            # Otherwise a patient whose value does not fit would have to say so, and ever smaller ranges would read the value.
+            raise StudyError(
+                f"study {study.id}: {statistic.kind} of {statistic.variable}: one value may be {component.maximum}, "
+                f"which is above the range {size}; widen 'range' or narrow the bounds"
+            )
         if needed > size and not study.assume_in_range:
             raise StudyError(
                 f"study {study.id}: {statistic.kind} of {statistic.variable}: {members} members x {component.maximum} = {needed} "
@@ -90,8 +96,6 @@ def encode(study: Study, segments: tuple[Segment, ...], values: Mapping[str, Val
     for statistic, segment in zip(study.statistics, segments, strict=True):
         variable = study.variable(statistic.variable)
         vector = FAMILIES[statistic.kind].encode(variable, values[variable.name])
-        if not segment.ring.contains(vector):  # only an assumed range can be below the bounds
-            raise DataError(f"variable {variable.name}: a value lies above the range that the study assumes")
         vectors.append(vector)
     return tuple(vectors)
 

@@ -18,6 +18,7 @@ import msgspec
 from aiohttp import web
 
 from mpc.errors import CohortiumError, ConfigError, UserError
+from nodes.log import Event, logger, place
 from nodes.metrics import Registry
 
 
@@ -72,6 +73,11 @@ async def _errors(request: web.Request, handler: Callable[[web.Request], object]
         return await json_response({"outcome": "refused", "code": type(error).__name__, "detail": str(error)}, 422)
     except CohortiumError as error:
         return await json_response({"outcome": "refused", "code": type(error).__name__, "detail": str(error)}, 500)
+    except web.HTTPException:
+        raise
+    except Exception as error:  # aiohttp would log its text, which may repeat data
+        logger("admin").error(Event.FAILED, error=type(error).__name__, place=place(error))
+        return await json_response({"outcome": "refused", "code": "failed", "detail": "the daemon's log has the place"}, 500)
 
 
 def _listen(path: Path) -> socket.socket:

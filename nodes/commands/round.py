@@ -99,8 +99,8 @@ async def _open(socket: Path, study: str, *, watch: bool) -> dict[str, Any]:
         opened: dict[str, Any] = await hospital.post("/v1/rounds", {"study": study})
         if not watch:
             return opened
-        asked = [found["patients"] for found in await hospital.get("/v1/studies") if found["id"] == study]
-        await _show_progress(hospital, opened["round"], *asked)
+        patients = {found["id"]: found["patients"] for found in await hospital.get("/v1/studies")}
+        await _show_progress(hospital, opened["round"], patients.get(study, 0))
         final: dict[str, Any] = await hospital.get(f"/v1/rounds/{opened['round']}")
         return final
 

@@ -104,9 +104,10 @@ def make_node(
     read_sources: Callable[[Study], Event] = lambda _: ValuesRead({}),
     observe: Callable[[bytes, Effect], None] = lambda _round, _effect: None,
     resolve: Callable[[Identity, str], str] = lambda node, announced: announced or f"https://{node.name}.example:8443",
+    log: structlog.typing.FilteringBoundLogger | None = None,
 ) -> Node:
     """A driver that is not started yet. What it observes is kept, then given to `observe`."""
-    log, logged = kept_log()
+    kept, logged = kept_log()
     observed: list[tuple[bytes, Effect]] = []
     metrics, store, credentials = Registry(), store or MemoryStore(), credentials or Credentials(trust())
 
@@ -125,7 +126,7 @@ def make_node(
         observe=keep,
         max_message=1 << 20,
         metrics=metrics,
-        log=log,
+        log=log or kept,
     )
     return Node(identity, driver, store, credentials, network, metrics, logged, observed)
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
+import io
+import logging
 import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
+import msgspec
 import pytest
+import structlog
 
 from mpc.envelope import parse
 from mpc.errors import Answer, InvalidTransition
@@ -26,7 +31,6 @@ from mpc.rounds.events import (
     Effect,
     Ended,
     Event,
-    MessageReceived,
     OpenRound,
     Progressed,
     ReadValues,
@@ -43,11 +47,12 @@ from mpc.rounds.events import (
 from mpc.rounds.machine import Machine
 from mpc.study import Study
 from nodes import driver as driver_module
+from nodes.log import configure, logger
 from nodes.metrics import Counter as MetricCounter
 from nodes.metrics import Gauge
 from nodes.store.memory import MemoryStore
 from nodes.transport.memory import MemoryNetwork, Parcel
-from tests.mpc.nodes import HOSPITAL, NOW, ROUND, patient, study
+from tests.mpc.nodes import HOSPITAL, NOW, ROUND, keyring, patient, study
 from tests.mpc.world import MAX_SIZE, World, powers
 from tests.nodes.house import (
     Clock,
@@ -99,7 +104,9 @@ def round_of(parcel: Parcel) -> bytes:
 
 
 async def open_round(made: Ward, round_id: bytes = ROUND, **changes: Any) -> None:
-    await soon(made.hospital.driver.begin(hospital_machine(made.hospital, study(*made.patients, **changes), round_id), OpenRound()))
+    await soon(
+        made.hospital.driver.begin(hospital_machine(made.hospital, study(*made.patients, **changes), round_id), OpenRound())
+    )
 
 
 async def all_ended(made: Ward, round_id: bytes = ROUND) -> None:
@@ -501,11 +508,14 @@ async def test_a_share_ahead_of_the_roster_is_held_and_then_taken() -> None:
         assert not made.patients["charlie"].log("delivery-delayed")
 
 
-async def test_a_share_whose_roster_does_not_come_is_told_later(impatient: None) -> None:
+@pytest.mark.parametrize(("acquainted", "answer"), [(True, Answer.LATER), (False, Answer.REJECTED)])
+async def test_a_share_whose_roster_does_not_come_is_told_to_come_back(acquainted: bool, answer: Answer, impatient: None) -> None:
+    """Neither answer is final. TLS makes nodes acquainted; through a relay only the roster does."""
     async with ward(VALUES) as made:
-        first, second = await shares_before_the_roster(made)
-        assert await soon(made.network.double(first)) is Answer.LATER
-        assert await soon(made.network.double(second)) is Answer.LATER
+        for parcel in await shares_before_the_roster(made):
+            if acquainted:
+                made.patients["alice"].credentials.learn(keyring(parcel.sender).chain, NOW)
+            assert await soon(made.network.double(parcel)) is answer
         made.keeps = lambda _: False
         await all_ended(made)
         assert total(made) == 1575
@@ -514,8 +524,9 @@ async def test_a_share_whose_roster_does_not_come_is_told_later(impatient: None)
 async def test_a_held_message_whose_round_ends_is_told_so() -> None:
     async with ward(VALUES) as made:
         first, _ = await shares_before_the_roster(made)
-        early = asyncio.create_task(made.network.double(first))
         alice = made.patients["alice"]
+        alice.credentials.learn(keyring(first.sender).chain, NOW)
+        early = asyncio.create_task(made.network.double(first))
         await eventually(lambda: 'kind="share"' in alice.metrics.render())
         made.hospital.driver.tell(ROUND, CancelRound())
         assert await soon(early) is Answer.GONE
@@ -722,6 +733,27 @@ async def test_a_store_that_cannot_even_bury_does_not_stop_the_pump() -> None:
         assert SECRET not in str(node.logged)
 
 
+async def test_a_log_that_cannot_be_written_does_not_stop_the_driver() -> None:
+    class Full(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    structlog_before, handlers_before = structlog.get_config(), list(logging.getLogger().handlers)
+    configure("debug", "json", Full())
+    try:
+        node = make_node(ALICE, MemoryNetwork(), log=logger(ALICE))
+        async with running(node):
+            async with asyncio.timeout(1):
+                await node.driver.begin(Scripted(ROUND, raising, ALICE), OpenRound())  # logs an error
+            async with asyncio.timeout(1):
+                await node.driver.receive(b"", HOSPITAL)  # logs at level debug
+                await node.driver.begin(Scripted(OTHER_ROUND, lambda _e, _n: [Ended(RELEASED)], ALICE), OpenRound())
+            assert node.endings(OTHER_ROUND)
+    finally:
+        structlog.configure(**structlog_before)
+        logging.getLogger().handlers[:] = handlers_before
+
+
 async def test_metrics_are_counted_on_the_loop_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     threads: set[str] = set()
     for kind in (MetricCounter, Gauge):
@@ -887,7 +919,7 @@ def spied_timers(monkeypatch: pytest.MonkeyPatch) -> list[asyncio.TimerHandle]:
 
     def noted(delay: float, callback: Any, *arguments: Any, **context: Any) -> asyncio.TimerHandle:
         timer = call_later(delay, callback, *arguments, **context)
-        if delay > 100:
+        if delay > 900:
             timers.append(timer)
         return timer
 
@@ -898,10 +930,11 @@ def spied_timers(monkeypatch: pytest.MonkeyPatch) -> list[asyncio.TimerHandle]:
 async def test_a_silent_patient_ends_the_round_at_the_time_that_the_study_sets(clock: Clock) -> None:
     async with ward(VALUES) as made:
         made.keeps = to_alice(Kind.INVITATION)
-        clock.now = NOW - 19.95  # answers are awaited for 20 seconds
-        await open_round(made)
+        clock.now = NOW + 0.95  # of the second that answers are awaited for, this much is over already
+        asked = msgspec.structs.replace(study(*VALUES), answer_within=1, ready_within=2, deadline=3)
+        await soon(made.hospital.driver.begin(hospital_machine(made.hospital, asked, ROUND), OpenRound()))
         await eventually(lambda: made.hospital.seen(Progressed)[-1].waiting_for == ("alice",))
-        clock.now = NOW + 0.06
+        clock.now = NOW + 1
         await eventually(lambda: bool(made.hospital.endings(ROUND)))
         (ended,) = made.hospital.endings(ROUND)
         assert (ended.code, ended.missing) == (AbortCode.TOO_FEW, ("alice",))
@@ -944,10 +977,11 @@ async def test_stopping_waits_no_longer_than_it_is_told() -> None:
         assert not node.network.waiting
 
 
-async def test_what_is_posted_while_the_driver_stops_is_not_left_behind() -> None:
+async def test_what_is_posted_while_the_driver_stops_is_not_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """A round still moves while deliveries are let finish; the messages of that moment must not outlive the driver."""
+    timers = spied_timers(monkeypatch)
     node = make_node(HOSPITAL, MemoryNetwork())
-    machine = Scripted(ROUND, lambda _e, _n: [Send(ALICE, Kind.ABORT, b"x", "", NOW + 1000), WakeAt(NOW + 1000)])
+    machine = Scripted(ROUND, lambda _e, _n: [WakeAt(NOW + 5000), Send(ALICE, Kind.ABORT, b"x", "", NOW + 1000)])
     async with running(node):
         await soon(node.driver.begin(machine, OpenRound()))
         await soon(node.network.arrival())
@@ -959,6 +993,8 @@ async def test_what_is_posted_while_the_driver_stops_is_not_left_behind() -> Non
         left = node.driver.outbox.depth()
         node.driver.outbox.call_back(ROUND)  # so that a failure here does not fail other tests
         assert left == 0
+        assert len(timers) == 2
+        assert all(timer.cancelled() for timer in timers)
 
 
 async def test_a_driver_that_never_started_stops() -> None:

@@ -134,7 +134,7 @@ def signed_by(name: str, purpose: str, content: Struct) -> Signed:
 def test_only_those_who_were_asked_consent() -> None:
     made = until(Kind.CONSENT)
     made.round_keys[patient("mallory")] = RoundKey(os.urandom)
-    content = signed_by("mallory", "consent", consent_of(made, "alice"))
+    content = signed_by("mallory", "consent-statement", consent_of(made, "alice"))
     refused(made, made.forge(Kind.CONSENT, content, "mallory", H), reason="sender")
     finishes(made)
 
@@ -152,7 +152,7 @@ def test_only_those_who_were_asked_consent() -> None:
 )
 def test_a_consent_to_something_else_is_refused_and_the_right_one_taken(changes: dict[str, Any], reason: str) -> None:
     made = until(Kind.CONSENT)
-    wrong = signed_by("alice", "consent", replace(consent_of(made, "alice"), **changes))
+    wrong = signed_by("alice", "consent-statement", replace(consent_of(made, "alice"), **changes))
     refused(made, made.forge(Kind.CONSENT, wrong, "alice", H), reason=reason)
     finishes(made)
 
@@ -169,7 +169,7 @@ class SmallOrderKey(RoundKey):
 
 def test_a_consent_with_a_key_that_agrees_with_nobody_stops_nothing() -> None:
     made = until(Kind.CONSENT)
-    wrong = signed_by("alice", "consent", replace(consent_of(made, "alice"), round_key=bytes(32)))
+    wrong = signed_by("alice", "consent-statement", replace(consent_of(made, "alice"), round_key=bytes(32)))
 
     # Under her real key the envelope opens, and the consent inside must be refused; under the other it does not open.
     refused(made, made.forge(Kind.CONSENT, wrong, "alice", H), reason="round-key")
@@ -188,7 +188,7 @@ def test_another_members_consent_is_refused() -> None:
 def test_a_signed_body_of_another_shape_is_no_passing_fault(content: Struct) -> None:
     """`rejected` is an answer from before the signature; what is wrong inside is refused for good."""
     made = until(Kind.CONSENT)
-    wrong = signed_by("alice", "consent", content)
+    wrong = signed_by("alice", "consent-statement", content)
     refused(made, made.forge(Kind.CONSENT, wrong, "alice", H), Answer.REFUSED, Answer.UNOPENABLE)
 
 
@@ -209,7 +209,7 @@ def test_declining_another_question_is_refused() -> None:
 
 def test_two_consents_of_one_patient_end_the_round() -> None:
     made = until(Kind.CONSENT)
-    other = signed_by("alice", "consent", replace(consent_of(made, "alice"), nonce=bytes(32)))
+    other = signed_by("alice", "consent-statement", replace(consent_of(made, "alice"), nonce=bytes(32)))
     made.deliver(made.take(Kind.CONSENT, "alice"))
 
     assert made.deliver(made.forge(Kind.CONSENT, other, "alice", H)) is Answer.REFUSED
@@ -245,9 +245,9 @@ def test_a_proof_of_readiness_must_be_its_senders_and_of_this_roster() -> None:
     made = until(Kind.READY)
     context = made.hospital.context or b""
     for wrong in (
-        signed_by("alice", "ready", Ready(bytes(32))),
-        signed_by("bob", "ready", Ready(context)),
-        signed_by("alice", "consent", Ready(context)),
+        signed_by("alice", "ready-statement", Ready(bytes(32))),
+        signed_by("bob", "ready-statement", Ready(context)),
+        signed_by("alice", "consent-statement", Ready(context)),
         Signed(encode(Ready(context)), bytes(64)),
     ):
         refused(made, made.forge(Kind.READY, wrong, "alice", H), reason="ready")
@@ -256,7 +256,7 @@ def test_a_proof_of_readiness_must_be_its_senders_and_of_this_roster() -> None:
 
 def test_a_proof_under_another_round_key_than_its_senders_consent_is_refused() -> None:
     made = until(Kind.READY)
-    content = signed_by("alice", "ready", Ready(made.hospital.context or b""))
+    content = signed_by("alice", "ready-statement", Ready(made.hospital.context or b""))
     refused(made, made.forge(Kind.READY, content, "alice", H, key=RoundKey(os.urandom)), reason="round-key")
     finishes(made)
 
@@ -264,7 +264,7 @@ def test_a_proof_under_another_round_key_than_its_senders_consent_is_refused() -
 def test_a_signed_body_that_is_no_proof_is_no_passing_fault() -> None:
     made = until(Kind.READY)
     body = b"\x91\xc4\x20" + bytes(32) + b"\0"
-    surplus = Signed(body, sign_digest(keyring(patient("alice")).signing_key, tagged_digest("ready", body)))
+    surplus = Signed(body, sign_digest(keyring(patient("alice")).signing_key, tagged_digest("ready-statement", body)))
     refused(made, made.forge(Kind.READY, surplus, "alice", H), Answer.REFUSED, Answer.UNOPENABLE)
 
 
@@ -274,7 +274,7 @@ def test_who_is_not_on_the_roster_is_not_heard() -> None:
     made.run(hold=frozenset({Kind.READY}))
     context = made.hospital.context or b""
     for kind, content in (
-        (Kind.READY, signed_by("dora", "ready", Ready(context))),
+        (Kind.READY, signed_by("dora", "ready-statement", Ready(context))),
         (Kind.ABORT, Abort(context, AbortCode.CANCELLED, "sharing", ())),
         (Kind.PARTIAL_SUM, PartialSum((), (), ())),
     ):
@@ -287,7 +287,7 @@ def test_collect_carries_every_proof_in_roster_order() -> None:
     content = made.opened(made.pick(Kind.COLLECT, recipient="bob"))
 
     assert isinstance(content, Collect)
-    assert content.ready == tuple(signed_by(name, "ready", Ready(made.hospital.context or b"")) for name in ALL)
+    assert content.ready == tuple(signed_by(name, "ready-statement", Ready(made.hospital.context or b"")) for name in ALL)
 
 
 @pytest.mark.parametrize("kind", [Kind.ROSTER, Kind.COLLECT], ids=lambda kind: kind.name)
@@ -546,7 +546,7 @@ def test_two_that_miss_each_other_are_both_named() -> None:
         if claimant == "alice":
             assert made.endings(H) == [], "Charlie has not spoken"
             made.hospital.check_invariants()
-    made.deliver(made.forge(Kind.READY, signed_by("charlie", "ready", Ready(context)), "charlie", H))
+    made.deliver(made.forge(Kind.READY, signed_by("charlie", "ready-statement", Ready(context)), "charlie", H))
 
     assert made.ending().missing == ("alice", "bob")
 
@@ -571,7 +571,7 @@ def test_what_comes_after_the_end_is_gone() -> None:
     assert made.deliver(late) is Answer.GONE
     assert made.deliver(made.forge(Kind.ABORT, Abort(b"", AbortCode.ROSTER, "", ()), "alice", H)) is Answer.GONE
     assert len(made.endings(H)) == 1
-    other = signed_by("alice", "consent", replace(made.hospital.participants[patient("alice")].consent, nonce=bytes(32)))
+    other = signed_by("alice", "consent-statement", replace(made.hospital.participants[patient("alice")].consent, nonce=bytes(32)))
     assert made.deliver(made.forge(Kind.CONSENT, other, "alice", H)) is Answer.GONE
 
 

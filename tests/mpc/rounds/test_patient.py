@@ -218,7 +218,7 @@ def roster_of(made: World, **changes: Any) -> Roster:
 
 def consent_again(made: World, name: str, **changes: Any) -> Member:
     signed = sign(
-        keyring(patient(name)).signing_key, "consent", replace(made.hospital.participants[patient(name)].consent, **changes)
+        keyring(patient(name)).signing_key, "consent-statement", replace(made.hospital.participants[patient(name)].consent, **changes)
     )
     return Member(keyring(patient(name)).chain, signed)
 
@@ -257,7 +257,7 @@ WRONG_ROSTERS: dict[str, Callable[[World, Roster], Roster]] = {
                 keyring(patient("dora")).chain,
                 sign(
                     keyring(patient("dora")).signing_key,
-                    "consent",
+                    "consent-statement",
                     replace(
                         made.hospital.participants[ALICE].consent,
                         key_statement=keyring(patient("dora")).encryption.statement,
@@ -544,7 +544,7 @@ def test_without_every_proof_of_readiness_no_partial_sum_is_made(fault: str) -> 
         "one missing": (alice, bob),
         "forged": (alice, replace(bob, signature=bytes(64)), charlie),
         "another's": (alice, charlie, charlie),
-        "other context": (alice, sign(keyring(patient("bob")).signing_key, "ready", Ready(bytes(32))), charlie),
+        "other context": (alice, sign(keyring(patient("bob")).signing_key, "ready-statement", Ready(bytes(32))), charlie),
         "unsorted": (bob, alice, charlie),
     }[fault]
     made.deliver(made.forge(Kind.COLLECT, Collect(proofs), H, "alice"))

@@ -50,7 +50,7 @@ def participant(name: str) -> Participant:
 def consent(name: str = "alice", **changes: Any) -> Signed:
     """The consent of this patient with these changes, really signed by it."""
     content = replace(participant(name).consent, **changes)
-    return sign(keyring(patient(name)).signing_key, "consent", content)
+    return sign(keyring(patient(name)).signing_key, "consent-statement", content)
 
 
 def member(name: str, **changes: Any) -> Member:
@@ -114,25 +114,25 @@ def test_a_consent_that_has_expired_is_refused() -> None:
 def test_a_consent_by_another_signer_is_refused() -> None:
     assert consent_refusal(consent("bob")) == "consent-signature"
     assert consent_refusal(Signed(consent().body, bytes(64))) == "consent-signature"
-    wrong_purpose = sign(keyring(ALICE).signing_key, "ready", participant("alice").consent)
+    wrong_purpose = sign(keyring(ALICE).signing_key, "ready-statement", participant("alice").consent)
     assert consent_refusal(wrong_purpose) == "consent-signature"
 
 
 def test_a_signed_body_that_is_no_consent_is_refused() -> None:
-    assert consent_refusal(sign(keyring(ALICE).signing_key, "consent", Ready(bytes(32)))) != ""
+    assert consent_refusal(sign(keyring(ALICE).signing_key, "consent-statement", Ready(bytes(32)))) != ""
 
 
 def test_only_patients_that_the_study_names_are_members() -> None:
     content = participant("alice").consent
     for stranger in (patient("mallory"), HOSPITAL, Identity("demo", Role.MODEL, "alice"), Identity("demo", Role.RELAY, "alice")):
         ring = keyring(stranger)
-        assert consent_refusal(sign(ring.signing_key, "consent", content), ring.chain) == "not-a-member"
+        assert consent_refusal(sign(ring.signing_key, "consent-statement", content), ring.chain) == "not-a-member"
 
 
 def test_a_member_without_a_trusted_certificate_is_refused() -> None:
     stranger = keyring(ALICE, issuer="elsewhere")
     for chain in (stranger.chain, (b"no certificate",)):
-        signed = sign(stranger.signing_key, "consent", participant("alice").consent)
+        signed = sign(stranger.signing_key, "consent-statement", participant("alice").consent)
         assert consent_refusal(signed, chain) == "member-certificate"
     assert consent_refusal(consent(), now=NOW + 31 * 86_400) == "member-certificate"
 
@@ -153,7 +153,7 @@ def same_identity_key() -> Member:
     key = keyring(ALICE).signing_key
     statement = publish(BOB, key, rsa.generate_private_key(65537, 2048), NOW).statement
     content = replace(participant("bob").consent, key_statement=statement)
-    return Member((certificate(BOB, key.public_key()),), sign(key, "consent", content))
+    return Member((certificate(BOB, key.public_key()),), sign(key, "consent-statement", content))
 
 
 def same_encryption_key() -> Member:
@@ -212,7 +212,7 @@ def test_the_context_is_of_the_rosters_bytes() -> None:
 CONTEXT = bytes(range(32))
 
 
-def proof(name: str, context: bytes = CONTEXT, purpose: str = "ready") -> Signed:
+def proof(name: str, context: bytes = CONTEXT, purpose: str = "ready-statement") -> Signed:
     return sign(keyring(patient(name)).signing_key, purpose, Ready(context))
 
 
@@ -239,7 +239,7 @@ def test_a_proof_of_another_signer_purpose_or_context_is_refused() -> None:
     assert ready_refusal(bob, alice, charlie) == "ready-signature"
     assert ready_refusal(alice, proof("mallory"), charlie) == "ready-signature"
     assert ready_refusal(alice, Signed(bob.body, bytes(64)), charlie) == "ready-signature"
-    assert ready_refusal(alice, proof("bob", purpose="consent"), charlie) == "ready-signature"
+    assert ready_refusal(alice, proof("bob", purpose="consent-statement"), charlie) == "ready-signature"
     assert ready_refusal(alice, proof("bob", bytes(32)), charlie) == "ready-context"
 
 
