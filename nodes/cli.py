@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from importlib import metadata
 from typing import NoReturn
 
 import click
@@ -35,8 +36,18 @@ class _LazyGroup(click.Group):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
+def _print_version(ctx: click.Context, _option: click.Parameter, asked: bool) -> None:
+    if asked:
+        try:
+            version = metadata.version("cohortium")
+        except metadata.PackageNotFoundError:
+            version = "(not installed)"
+        click.echo(f"cohortium {version}")
+        ctx.exit()
+
+
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="cohortium", message="%(package)s %(version)s")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version.")
 def cohortium() -> None:
     """Statistics over values that nobody may see."""
 

@@ -50,6 +50,8 @@ class Outbox:
         self._log = log
         self._sent = sent
         self._tasks: dict[bytes, set[asyncio.Task[None]]] = {}
+        self._resting: set[asyncio.Task[None]] = set()
+        """Deliveries that wait for their next attempt."""
         self.troubles: dict[Identity, str] = {}
         """By recipient: why the last attempt failed, until one succeeds."""
 
@@ -66,8 +68,10 @@ class Outbox:
             task.cancel()
 
     async def drain(self, seconds: float) -> None:
-        """Waits for what is under way, at most that long, then stops it."""
+        """Waits for attempts under way, at most that long, then stops; what waits for its next attempt stops at once."""
         tasks = {task for of_round in self._tasks.values() for task in of_round}
+        for task in self._resting & tasks:
+            task.cancel()
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=seconds)
             for task in late:
@@ -101,7 +105,16 @@ class Outbox:
             if left <= 0:
                 self._log.warning(Event.DELIVERY_ABANDONED, **_about(delivery), attempts=attempts, reason=trouble)
                 return
-            await asyncio.sleep(min(wait, left))
+            await self._rest(min(wait, left))
+
+    async def _rest(self, seconds: float) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "a delivery is a task"
+        self._resting.add(task)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._resting.discard(task)
 
     async def _attempt(self, delivery: Delivery) -> tuple[str, Answer | None]:
         try:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -77,19 +80,34 @@ class Daemons:
                 raise DaemonFailure(f"{name} ended with status {status}; its last lines:\n{self.last_lines(name)}")
 
     def stop(self) -> None:
-        """Ends every daemon: asks first, insists after some seconds."""
-        for child in self.children.values():
-            with contextlib.suppress(ProcessLookupError):
-                child.process.terminate()
-        deadline = time.monotonic() + _STOP_SECONDS
-        for child in self.children.values():
-            try:
-                child.process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                child.process.kill()
-                child.process.wait()
+        """Ends every daemon: asks first, insists after some seconds. A second Ctrl-C does not leave any behind."""
+        with _undisturbed():
+            for child in self.children.values():
+                with contextlib.suppress(ProcessLookupError):
+                    child.process.terminate()
+            deadline = time.monotonic() + _STOP_SECONDS
+            for child in self.children.values():
+                try:
+                    child.process.wait(max(0.1, deadline - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    child.process.kill()
+                    child.process.wait()
 
     def last_lines(self, name: str) -> str:
         """The end of a daemon's log."""
         lines = self.children[name].log.read_text(errors="replace").splitlines()
         return "\n".join(f"  {line}" for line in lines[-_LAST_LINES:]) or "  (it logged nothing)"
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Signals to stop are left for later; only the main thread may say so, and only it gets them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

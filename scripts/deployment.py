@@ -22,6 +22,7 @@ from typing import Any
 
 CONSORTIUM = "demo"
 HOSPITAL = "hospital"
+AUTHORITY = "ca"
 VARIABLE = "value"
 STUDY = "demo-sum"
 COHORTIUM = (sys.executable, "-m", "nodes.cli")
@@ -77,11 +78,11 @@ class Deployment:
 
     def write(self) -> None:
         """Makes all files. Raises DeploymentError with the words of the command that failed."""
-        if HOSPITAL in self.sources:
-            raise DeploymentError(f"a patient cannot be called {HOSPITAL!r} here; choose another name")
+        for name in self.names:
+            check_name(name)
         nodes = [HOSPITAL, *self.names]
         self.ports = dict(zip(nodes, _free_ports(len(nodes)), strict=True))
-        ca = self.directory / "ca"
+        ca = self.directory / AUTHORITY
         _cohortium("pki", "init", "--consortium", CONSORTIUM, "--dir", str(ca))
         for name in nodes:
             (self.directory / name).mkdir(mode=0o700, exist_ok=True)
@@ -160,7 +161,7 @@ def _free_ports(count: int) -> list[int]:
 def _cohortium(*arguments: str) -> str:
     done = subprocess.run([*COHORTIUM, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise DeploymentError(done.stderr.strip() or f"cohortium {arguments[0]} failed")
+        raise DeploymentError(done.stderr.strip().removeprefix("cohortium: ") or f"cohortium {arguments[0]} failed")
     return done.stdout
 
 
@@ -172,12 +173,23 @@ def _yaml(content: Mapping[str, Any], depth: int) -> str:
     """Plain YAML; every string and list as JSON, which YAML takes literally (YAML 1.2 is a superset of JSON)."""
     text = ""
     for key, value in content.items():
-        name = key if re.fullmatch(r"[a-z_]+", key) else json.dumps(key)
+        name = key if re.fullmatch(r"(?!(?:yes|no|on|off|true|false|null)$)[a-z_]+", key) else json.dumps(key)
         if isinstance(value, Mapping) and value:
             text += f"{'  ' * depth}{name}:\n{_yaml(value, depth + 1)}"
         else:
             text += f"{'  ' * depth}{name}: {json.dumps(value)}\n"
     return text
+
+
+def check_name(name: str) -> None:
+    """Raises DeploymentError unless `name` can name a patient here: its directory stands beside the others."""
+    if name in (HOSPITAL, AUTHORITY):
+        raise DeploymentError(f"a patient cannot be called {name!r} here; choose another name")
+    if re.fullmatch(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?", name) is None:
+        raise DeploymentError(
+            f"{name!r} is not a name: use lower-case letters, digits, '.', '-' and '_', "
+            f"at most 63 of them, a letter or digit first and last"
+        )
 
 
 def parse_values(text: str) -> dict[str, int]:

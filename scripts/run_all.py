@@ -30,6 +30,7 @@ from scripts.deployment import (
     Deployment,
     DeploymentError,
     Question,
+    check_name,
     parse_value,
     parse_values,
 )
@@ -47,18 +48,17 @@ def main() -> int:
     """Exit status: 0 released, 1 otherwise, 2 usage, 130 interrupted."""
     options = _options()
     signal.signal(signal.SIGTERM, _interrupt)
-    with _directory(options.keep) as directory:
-        try:
-            deployment = _deployment(options, directory)
-            final = _run(deployment, quiet=options.json)
-        except (Refused, DeploymentError) as error:
-            final = {"outcome": "refused", "code": "refused", "detail": str(error)}
-        except DaemonFailure as error:
-            final = {"outcome": "aborted", "code": "daemon-failed", "detail": str(error)}
-        except KeyboardInterrupt:
-            _say("stopped", options.json)
-            return 130
-        _report(final, options, directory)
+    try:
+        with _directory(options.keep) as directory:
+            final = _run(_deployment(options, directory), quiet=options.json)
+    except (Refused, DeploymentError) as error:
+        final = {"outcome": "refused", "code": "refused", "detail": str(error)}
+    except DaemonFailure as error:
+        final = {"outcome": "aborted", "code": "daemon-failed", "detail": str(error)}
+    except KeyboardInterrupt:
+        _say("stopped", options.json)
+        return 130
+    _report(final, options)
     return 0 if final["outcome"] == "released" else 1
 
 
@@ -102,7 +102,7 @@ def _deployment(options: argparse.Namespace, directory: Path) -> Deployment:
         if options.bound <= 0:
             raise Refused("--bound must be positive")
         question = Question(options.bound, length)
-    _check_values(sources, question.bound)
+    _check_values(sources, question)
     return Deployment(directory, sources, question)
 
 
@@ -136,6 +136,7 @@ def _vectors(path: Path, directory: Path) -> tuple[dict[str, dict[str, Any]], in
     if any(len(row) != len(header) for row in rows) or len(set(header)) != len(header):
         raise Refused(f"{path}: every row must have as many cells as the header, and every name must be there once")
     for index, name in enumerate(header):
+        check_name(name)
         (directory / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         column = "\n".join([VARIABLE, *(row[index] for row in rows)])
         own = directory / name / "values.csv"
@@ -147,32 +148,41 @@ def _vectors(path: Path, directory: Path) -> tuple[dict[str, dict[str, Any]], in
 def _asked() -> dict[str, int]:
     values: dict[str, int] = {}
     print("Name and value of each patient; an empty name ends.", file=sys.stderr)
-    while name := input("patient: ").strip():
+    while name := _answer("patient: ").strip():
         if name in values:
             print(f"  {name} is there already", file=sys.stderr)
             continue
         try:
-            values[name] = parse_value(name, input(f"  value of {name}: "))
+            values[name] = parse_value(name, _answer(f"  value of {name}: "))
         except DeploymentError as error:
             print(f"  {error}", file=sys.stderr)
     return values
 
 
-def _check_values(sources: dict[str, dict[str, Any]], bound: int) -> None:
-    """Says at once what a patient's daemon would find only during the round, and then keep to itself."""
-    if len(sources) < 3:
-        raise Refused(f"{len(sources)} patients are too few: with fewer than 3 the sum gives values away")
+def _answer(prompt: str) -> str:
+    """A line of stdin, empty at its end. The prompt goes to stderr: stdout is for the result."""
+    print(prompt, end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().removesuffix("\n")
+
+
+def _check_values(sources: dict[str, dict[str, Any]], question: Question) -> None:
+    """Says at once what a daemon would find only during the round, and then keep to itself."""
+    bound, patients = question.bound, len(sources)
+    if patients < 3:
+        raise Refused(f"{patients} patients are too few: with fewer than 3 the sum gives values away")
+    if patients * bound > _MAX_RANGE:
+        raise Refused(f"{patients} patients x {bound} = {patients * bound} is above 2^63 - 1; give a smaller --bound or --range")
     for name, source in sources.items():
         value = source.get("literal", 0)
         if value < 0:
             raise Refused(f"the value of {name!r} is negative; values lie in [0, {bound}]")
         if value > bound:
             raise Refused(f"the value of {name!r} is above the bound {bound}; give a larger --bound or --range")
+    if question.range is not None and sum(source.get("literal", 0) for source in sources.values()) > question.range:
+        raise Refused(f"the sum is above {question.range}, so your assumption does not hold; give a larger --range")
 
 
-def _report(final: dict[str, Any], options: argparse.Namespace, directory: Path) -> None:
-    if options.keep:
-        print(f"kept in {directory}; its README says how to start each daemon by hand", file=sys.stderr)
+def _report(final: dict[str, Any], options: argparse.Namespace) -> None:
     if options.json:
         keys = ("outcome", "patients", "modulus", "statistics", "seconds", "round", "code", "detail")
         print(json.dumps({key: final[key] for key in keys if key in final}))
@@ -194,9 +204,13 @@ def _directory(keep: Path | None) -> Iterator[Path]:
             yield Path(directory)
     else:
         if keep.exists() and any(keep.iterdir()):
-            raise SystemExit(f"run_all: {keep} is not empty; name a new directory")
+            raise Refused(f"{keep} is not empty; name a new directory")
         keep.mkdir(parents=True, exist_ok=True, mode=0o700)
-        yield keep.resolve()
+        try:
+            yield keep.resolve()
+        finally:
+            if (keep / "README").exists():
+                print(f"kept in {keep.resolve()}; its README says how to start each daemon by hand", file=sys.stderr)
 
 
 def _say(text: str, quiet: bool) -> None:

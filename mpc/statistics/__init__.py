@@ -21,7 +21,7 @@ class Family(Protocol):
     """One kind of statistic over one variable."""
 
     def component(self, variable: Variable, members: int) -> Component:
-        """What one member contributes. Raises StudyError when the result over `members` members leaves 64 bits."""
+        """What each of `members` members contributes."""
         ...
 
     def encode(self, variable: Variable, values: Values) -> Vector:
@@ -74,6 +74,11 @@ def plan(study: Study, members: int) -> tuple[Segment, ...]:
             raise StudyError(
                 f"study {study.id}: {statistic.kind} of {statistic.variable}: {members} members x {component.maximum} = {needed} "
                 f"is above 2^63 - 1; narrow the bounds"
+            )
+        if not (component.offset >= -MAX_MODULUS and component.offset + size < MAX_MODULUS):
+            raise StudyError(
+                f"study {study.id}: {statistic.kind} of {statistic.variable}: results between {component.offset} and "
+                f"{component.offset + size} leave 64 bits; narrow the bounds"
             )
         if component.maximum > size:
             # Otherwise a patient whose value does not fit would have to say so, and ever smaller ranges would read the value.

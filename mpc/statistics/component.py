@@ -17,3 +17,5 @@ class Component:
 
     maximum: int
     length: int
+    offset: int
+    """What the decoder adds to the total over all members."""

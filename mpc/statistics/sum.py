@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mpc.errors import DataError, StudyError
+from mpc.errors import DataError
 from mpc.ring import Vector
 from mpc.statistics.component import Component, Values
 from mpc.study import Variable
@@ -18,13 +18,8 @@ class Sum:
     """`sum` in a study."""
 
     def component(self, variable: Variable, members: int) -> Component:
-        """`length` integers in [0, maximum - minimum]. Raises StudyError when members x a bound leaves 64 bits."""
-        for bound in (variable.minimum, variable.maximum):
-            if not -(2**63) <= members * bound < 2**63:
-                raise StudyError(
-                    f"variable {variable.name}: {members} members x {bound} = {members * bound} leaves 64 bits; narrow the bounds"
-                )
-        return Component(maximum=variable.maximum - variable.minimum, length=variable.length)
+        """`length` integers in [0, maximum - minimum]."""
+        return Component(variable.maximum - variable.minimum, variable.length, offset=members * variable.minimum)
 
     def encode(self, variable: Variable, values: Values) -> Vector:
         """Raises DataError when the values have another shape or lie outside the variable's bounds."""
@@ -38,5 +33,5 @@ class Sum:
         return values.astype(np.uint64) - np.uint64(variable.minimum % 2**64)
 
     def decode(self, variable: Variable, total: Vector, members: int) -> Values:
-        """total + members x minimum, which `component` has proved to fit 64 bits."""
+        """total + members x minimum, which `plan` has proved to fit 64 bits."""
         return (total + np.uint64(members * variable.minimum % 2**64)).view(np.int64)

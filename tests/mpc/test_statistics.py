@@ -73,8 +73,12 @@ def test_the_sum_is_exact_at_its_bounds(minimum: int, maximum: int) -> None:
     ],
 )
 def test_a_study_whose_sum_leaves_64_bits_is_refused_before_the_round(minimum: int, maximum: int) -> None:
-    with pytest.raises(StudyError, match="3 members x"):
+    with pytest.raises(StudyError, match="leave 64 bits; narrow the bounds"):
         plan(of(minimum, maximum), 3)
+
+
+def test_an_assumed_range_may_be_as_large_as_64_bits_allow() -> None:
+    assert plan(of(0, 2**63 - 1, range=2**63 - 1, assume_in_range=True), 3) == (Segment(2**63, 1),)
 
 
 def test_the_modulus_is_members_times_the_width_of_the_bounds_and_one() -> None:

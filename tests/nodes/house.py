@@ -1,13 +1,20 @@
-"""Drivers on the network in memory, and what a test says to them: a clock that stands still, a log that is kept, real machines."""
+"""Drivers on the network in memory and daemons in this process, with what a test needs to see into them.
+
+A clock that stands still, a log that is kept, a postman who does harm, machines that do as they are told.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+import socket
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import structlog
 from structlog.testing import LogCapture
@@ -15,22 +22,26 @@ from structlog.testing import LogCapture
 from mpc.credentials import Credentials
 from mpc.envelope import Place, write_unsealed
 from mpc.errors import Answer
-from mpc.identity import Identity
+from mpc.identity import Identity, Role
 from mpc.keys import RoundKey
 from mpc.messages import Kind
 from mpc.rounds.admission import Admitted
 from mpc.rounds.events import Effect, Ended, Event, ValuesRead
 from mpc.rounds.hospital import HospitalRound
-from mpc.rounds.machine import Machine
+from mpc.rounds.machine import Machine, Transitions
 from mpc.rounds.patient import PatientRound, PatientState
 from mpc.study import Study
+from nodes.config import check_hospital, check_patient
 from nodes.driver import Driver
+from nodes.hospital import HospitalDaemon
 from nodes.metrics import Registry
+from nodes.patient import PatientDaemon
 from nodes.store.base import Store
 from nodes.store.memory import MemoryStore
 from nodes.transport.base import DeliveryError
 from nodes.transport.memory import MemoryNetwork, Parcel
-from tests.mpc.nodes import HOSPITAL, NOW, credential, keyring, patient, policy, trust
+from pki.authority import Authority
+from tests.mpc.nodes import CONSORTIUM, HOSPITAL, NOW, credential, keyring, patient, policy, trust
 from tests.mpc.world import array
 
 DEADLINE = 5.0
@@ -242,7 +253,7 @@ class Scripted(Machine):
     """A round that does what the test's function says, and ends with the effect Ended."""
 
     name = "scripted round"
-    transitions: Any = {}
+    transitions: ClassVar[Transitions] = {}
 
     def __init__(self, round_id: bytes, handle: Handle, identity: Identity = HOSPITAL) -> None:
         super().__init__(round_id, keyring(identity), os.urandom, PatientState.NEW)
@@ -279,3 +290,96 @@ def invitation(round_id: bytes, recipient: Identity, payload: bytes = b"x") -> b
         recipient=recipient,
     )
     return raw
+
+
+# -- whole daemons, in this process
+
+
+@dataclass(frozen=True)
+class Site:
+    """A consortium on disk: keys, certificates, configurations, one study over `value`."""
+
+    directory: Path
+    hospital: Path
+    patients: Mapping[str, Path]
+
+    def daemons(self) -> tuple[HospitalDaemon, dict[str, PatientDaemon]]:
+        patients = {name: PatientDaemon(check_patient(path)) for name, path in self.patients.items()}
+        return HospitalDaemon(check_hospital(self.hospital)), patients
+
+
+STUDY = """\
+id: pressure
+title: Mean systolic pressure
+purpose: test
+variables: [{name: value, bounds: [0, 1000000]}]
+statistics: [{kind: sum, variable: value}]
+cohort: {members: [alice, bob, charlie]}
+"""
+
+
+def make_site(directory: Path, values: Mapping[str, int]) -> Site:
+    """Files for a hospital called general and these patients, on free ports of the loopback."""
+    authority = Authority.create(directory / "ca", CONSORTIUM, time.time())
+    ports = free_ports(1 + len(values))
+    urls = {name: f"https://127.0.0.1:{port}" for name, port in zip(["general", *values], ports, strict=True)}
+
+    def write(name: str, role: Role, port: int, rest: str) -> Path:
+        authority.issue_node(Identity(CONSORTIUM, role, name), (), ("127.0.0.1",), time.time(), out=directory)
+        path = directory / f"{name}.yaml"
+        path.write_text(
+            f"consortium: {CONSORTIUM}\nname: {name}\n"
+            f"identity: {{key: {name}.key, certificate: {name}.crt, authorities: [ca/ca.crt]}}\n"
+            f'listen: "127.0.0.1:{port}"\nadmin: {name}.sock\n{rest}'
+        )
+        return path
+
+    (directory / "studies").mkdir()
+    (directory / "studies" / "pressure.yaml").write_text(STUDY)
+    addresses = "".join(f"  {name}: {urls[name]}\n" for name in values)
+    hospital = write("general", Role.HOSPITAL, ports[0], f"studies: studies\npatients:\n{addresses}")
+    patients = {
+        name: write(
+            name,
+            Role.PATIENT,
+            port,
+            f"hospital: {{name: general, url: {urls['general']}}}\n"
+            f"sources:\n  value: {{bounds: [0, 1000000], literal: {values[name]}}}\n"
+            f"policy: {{vouched: {{members: [{', '.join(other for other in values if other != name)}]}}}}\n",
+        )
+        for name, port in zip(values, ports[1:], strict=True)
+    }
+    return Site(directory, hospital, patients)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+@contextlib.contextmanager
+def short_directory() -> Iterator[Path]:
+    """A directory with a short path: that of a Unix socket has 107 bytes at the most."""
+    with tempfile.TemporaryDirectory(prefix="co") as directory:
+        yield Path(directory)
+
+
+@contextlib.asynccontextmanager
+async def at_work(*daemons: HospitalDaemon | PatientDaemon) -> AsyncIterator[None]:
+    """The daemons run from here on, and have stopped afterwards."""
+    tasks = [asyncio.create_task(daemon.run()) for daemon in daemons]
+    try:
+        for daemon, task in zip(daemons, tasks, strict=True):
+            while not daemon.config.admin.exists():
+                if task.done():
+                    await task  # raises what it failed with
+                await asyncio.sleep(0.002)
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

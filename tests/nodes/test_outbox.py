@@ -32,6 +32,7 @@ class Post:
     fates: dict[Identity, list[Fate]] = field(default_factory=dict)
     attempts: list[tuple[Identity, str, bytes]] = field(default_factory=list)
     hold: asyncio.Event | None = None
+    up_at: tuple[Clock, float] | None = None
 
     async def start(self, receive: Receive) -> None:
         raise AssertionError("an outbox only sends")
@@ -43,6 +44,8 @@ class Post:
         self.attempts.append((recipient, endpoint, envelope))
         if self.hold is not None:
             await self.hold.wait()
+        if self.up_at is not None and self.up_at[0].now < self.up_at[1]:
+            raise REFUSED
         fates = self.fates[recipient]
         fate = fates.pop(0) if len(fates) > 1 else fates[0]
         if isinstance(fate, Exception):
@@ -196,20 +199,17 @@ async def test_a_message_is_abandoned_when_its_time_is_up(office: Office, clock:
 
 
 async def test_a_recipient_that_comes_up_in_the_last_second_still_gets_it(office: Office, clock: Clock, sleeps: Sleeps) -> None:
-    async def send(_recipient: Identity, _endpoint: str, _envelope: bytes) -> Answer:
-        if clock.now < NOW + 59:
-            raise REFUSED
-        return Answer.ACCEPTED
-
-    office.post.send = send  # type: ignore[method-assign]
+    office.post.up_at = (clock, NOW + 59)
+    office.post.fates[ALICE] = [Answer.ACCEPTED]
     office.outbox.post(delivery(seconds=60))
     await delivered(office)
     assert [answer for _, answer in office.answered] == [Answer.ACCEPTED]
 
 
-async def test_an_attempt_does_not_outlive_the_message(office: Office) -> None:
+async def test_an_attempt_does_not_outlive_the_message(office: Office, clock: Clock) -> None:
     office.post.fates[ALICE] = [Answer.ACCEPTED]
     office.post.hold = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.02, setattr, clock, "now", NOW + 0.02)
     office.outbox.post(delivery(seconds=0.02))
     await eventually(lambda: office.outbox.depth() == 0)
     assert office.answered == []
@@ -301,6 +301,32 @@ async def test_draining_gives_up_after_its_time(office: Office) -> None:
         await office.outbox.drain(0.01)
     assert office.outbox.depth() == 0
     assert office.answered == []
+
+
+async def test_draining_does_not_wait_for_the_next_attempt(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nodes.outbox.random.uniform", lambda _low, _high: 100.0)
+    office.post.fates[ALICE] = [REFUSED]
+    office.outbox.post(delivery())
+    await eventually(lambda: bool(office.log("delivery-delayed")))
+    async with asyncio.timeout(2):
+        await office.outbox.drain(60)
+    assert office.outbox.depth() == 0
+
+
+async def test_an_attempt_that_fails_while_draining_is_the_last(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nodes.outbox.random.uniform", lambda _low, _high: 100.0)
+    office.post.fates[ALICE] = [REFUSED]
+    office.post.hold = asyncio.Event()
+    office.outbox.post(delivery())
+    await eventually(lambda: len(office.post.attempts) == 1)
+    draining = asyncio.create_task(office.outbox.drain(60))
+    await asyncio.sleep(0)
+    office.post.hold.set()
+    done, _ = await asyncio.wait({draining}, timeout=1)
+    draining.cancel()
+    await asyncio.gather(draining, return_exceptions=True)
+    assert done
+    assert len(office.post.attempts) == 1
 
 
 async def test_a_delivery_prints_no_envelope() -> None:

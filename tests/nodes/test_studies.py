@@ -88,7 +88,7 @@ MISTAKES = [
     (
         "bounds: [0, 300]",
         "bounds: [0, 9223372036854775807]",
-        "4: variable systolic: 3 members x 9223372036854775807 = 27670116110564327421 leaves 64 bits; narrow the bounds",
+        "4: study pressure: sum of systolic: 3 members x 9223372036854775807 = 27670116110564327421 is above 2^63 - 1",
     ),
 ]
 

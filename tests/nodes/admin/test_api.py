@@ -24,6 +24,7 @@ from mpc.errors import Answer, CohortiumError, ConfigError, MessageRefused, Stud
 from nodes.admin import api
 from nodes.admin.api import AdminApi, json_response
 from nodes.metrics import Registry
+from tests.nodes.house import eventually, soon
 
 
 @pytest.fixture
@@ -31,6 +32,31 @@ def place() -> Iterator[Path]:
     """A short path: a socket's has 107 bytes at the most."""
     with tempfile.TemporaryDirectory(prefix="co") as directory:
         yield Path(directory) / "run" / "admin.sock"
+
+
+def put(place: Path, text: str) -> None:
+    """A file where the socket should be."""
+    place.parent.mkdir()
+    place.write_text(text)
+
+
+def link(place: Path) -> None:
+    place.parent.mkdir()
+    place.symlink_to(place.parent / "elsewhere")
+
+
+def mode(place: Path) -> tuple[bool, int]:
+    """Whether it is a socket, and its permissions."""
+    found = place.stat().st_mode
+    return stat.S_ISSOCK(found), stat.S_IMODE(found)
+
+
+def there(place: Path) -> bool:
+    return place.exists()
+
+
+def content(place: Path) -> str:
+    return place.read_text()
 
 
 @contextlib.asynccontextmanager
@@ -67,9 +93,8 @@ async def test_only_the_daemons_user_may_open_the_socket(umask: int, place: Path
     before = os.umask(umask)
     try:
         async with serving(place):
-            assert stat.S_ISSOCK(place.stat().st_mode)
-            assert stat.S_IMODE(place.stat().st_mode) == 0o600
-            assert stat.S_IMODE(place.parent.stat().st_mode) == 0o700
+            assert mode(place) == (True, 0o600)
+            assert mode(place.parent) == (False, 0o700)
         left = os.umask(umask)
         assert left == umask  # of the process, and as it was
     finally:
@@ -79,15 +104,14 @@ async def test_only_the_daemons_user_may_open_the_socket(umask: int, place: Path
 async def test_the_socket_goes_away_with_the_daemon(place: Path) -> None:
     async with serving(place):
         pass
-    assert not place.exists()
+    assert not there(place)
 
 
 async def test_a_daemon_that_never_listened_removes_nothing(place: Path) -> None:
-    place.parent.mkdir()
-    place.write_text("somebody's")
+    put(place, "somebody's")
     admin = AdminApi(place, dict, Registry())
     await admin.stop()
-    assert place.read_text() == "somebody's"
+    assert content(place) == "somebody's"
 
 
 async def test_a_stale_socket_is_replaced(place: Path) -> None:
@@ -102,32 +126,30 @@ async def test_the_socket_of_a_running_daemon_is_left_alone(place: Path) -> None
     async with serving(place) as session:
         second = AdminApi(place, dict, Registry())
         with pytest.raises(
-            ConfigError, match="another daemon answers at .*admin.sock; stop it, or give this one another 'admin'"
+            ConfigError, match=r"another daemon answers at .*admin.sock; stop it, or give this one another 'admin'"
         ):
             await second.start()
         await second.stop()
         assert (await get(session, "/healthz"))[0] == 200
-        assert place.exists()
+        assert there(place)
 
 
 async def test_what_is_no_socket_is_left_alone(place: Path) -> None:
-    place.parent.mkdir()
-    place.write_text("notes")
+    put(place, "notes")
     with pytest.raises(ConfigError, match="is there and is no socket; choose another path for 'admin'"):
         await AdminApi(place, dict, Registry()).start()
-    assert place.read_text() == "notes"
+    assert content(place) == "notes"
 
 
 async def test_a_link_is_no_socket(place: Path) -> None:
-    place.parent.mkdir()
-    place.symlink_to(place.parent / "elsewhere")
+    link(place)
     with pytest.raises(ConfigError, match="is no socket"):
         await AdminApi(place, dict, Registry()).start()
 
 
 async def test_a_place_that_cannot_be_is_told(place: Path) -> None:
     place.parent.parent.joinpath("run").write_text("a file where the directory should be")
-    with pytest.raises(ConfigError, match="cannot make the admin socket .*; check 'admin' and its directory"):
+    with pytest.raises(ConfigError, match=r"cannot make the admin socket .*; check 'admin' and its directory"):
         await AdminApi(place, dict, Registry()).start()
 
 
@@ -189,29 +211,31 @@ async def test_json_is_encoded_off_the_loop_and_health_answers_meanwhile(place: 
 
     async with serving(place, ("/large", large)) as session:
         asked = asyncio.create_task(get(session, "/large"))
-        async with asyncio.timeout(5):
-            while not encoding.is_set():
-                await asyncio.sleep(0.001)
-            assert await get(session, "/healthz") == (200, "text/plain", "ok\n")
-            go_on.set()
-            assert await asked == (201, "application/json", '{"sum":[0,1,2]}')
+        await eventually(encoding.is_set)
+        assert await soon(get(session, "/healthz")) == (200, "text/plain", "ok\n")
+        go_on.set()
+        assert await soon(asked) == (201, "application/json", '{"sum":[0,1,2]}')
     assert threading.main_thread().name not in names
 
 
 async def test_stopping_does_not_wait_for_a_client_that_stays(place: Path) -> None:
-    never = asyncio.Event()
+    asked = asyncio.Event()
 
     async def wait(_request: web.Request) -> web.Response:
-        await never.wait()
+        asked.set()
+        await asyncio.Event().wait()
         raise AssertionError("never")
 
-    async with asyncio.timeout(4):
-        async with serving(place, ("/wait", wait)) as session:
-            waiting = asyncio.create_task(get(session, "/wait"))
-            await asyncio.sleep(0.01)
-            assert not waiting.done()
+    admin = AdminApi(place, dict, Registry())
+    admin.app.router.add_get("/wait", wait)
+    await admin.start()
+    async with aiohttp.ClientSession("http://daemon", connector=aiohttp.UnixConnector(str(place))) as session:
+        waiting = asyncio.create_task(get(session, "/wait"))
+        await soon(asked.wait())
+        async with asyncio.timeout(4):
+            await admin.stop()
         with pytest.raises(aiohttp.ClientError):
-            await waiting
+            await soon(waiting)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")

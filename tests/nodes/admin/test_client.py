@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from mpc.errors import ConfigError, DataError, IdentityError, StudyError, Tempor
 from nodes.admin.api import AdminApi, json_response
 from nodes.admin.client import AdminClient
 from nodes.metrics import Registry
+from tests.nodes.house import soon
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -106,12 +108,10 @@ async def test_a_refusal_is_the_error_that_the_daemon_raised(
         raise raised("there is no study 'x'; there is pressure")
 
     async with daemon(place, refuse) as client:
-        with pytest.raises(told, match="^there is no study 'x'; there is pressure$") as caught:
-            if method == "lines":
-                await anext(client.lines("/here"))
-            else:
-                await getattr(client, method)("/here")
-    assert isinstance(caught.value, UserError)
+        asking = anext(client.lines("/here")) if method == "lines" else getattr(client, method)("/here")
+        with pytest.raises(UserError, match=r"^there is no study 'x'; there is pressure$") as caught:
+            await asking
+    assert type(caught.value) is told
 
 
 async def test_an_answer_that_is_not_the_houses_is_told_by_its_status(place: Path) -> None:
@@ -119,24 +119,24 @@ async def test_an_answer_that_is_not_the_houses_is_told_by_its_status(place: Pat
         return web.Response(status=500, text="<html>")
 
     async with daemon(place, handler) as client:
-        with pytest.raises(UserError, match="^the daemon answered with status 404$"):
+        with pytest.raises(UserError, match=r"^the daemon answered with status 404$"):
             await client.get("/v1/rounds")  # as a patient's daemon does
-        with pytest.raises(UserError, match="^the daemon answered with status 500$"):
+        with pytest.raises(UserError, match=r"^the daemon answered with status 500$"):
             await client.get("/here")
+
+
+def put(what: str, place: Path) -> None:
+    if what == "file":
+        place.write_text("notes")
+    elif what == "dead socket":
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(place))
 
 
 @pytest.mark.parametrize("what", ["nothing", "dead socket", "file"])
 @pytest.mark.parametrize("method", ["get", "lines"])
 async def test_no_daemon_is_told_with_the_path(what: str, method: str, place: Path) -> None:
-    if what == "file":
-        place.write_text("notes")
-    elif what == "dead socket":
-        server = await asyncio.start_unix_server(lambda _reader, _writer: None, place)
-        os.link(place, place.with_suffix(".kept"))
-        server.close()
-        await server.wait_closed()
-        place.unlink(missing_ok=True)
-        place.with_suffix(".kept").rename(place)
+    put(what, place)
     async with AdminClient(place) as client:
         with pytest.raises(TemporaryError) as caught:
             await (client.get("/v1/status") if method == "get" else anext(client.lines("/v1/status")))
@@ -151,14 +151,15 @@ async def test_a_daemon_that_stops_in_the_middle_is_a_passing_fault(place: Path)
         await asyncio.Event().wait()
         return response
 
-    with pytest.raises(TemporaryError, match="no daemon answers"):
-        async with asyncio.timeout(5):
-            admin = AdminApi(place, dict, Registry())
-            admin.app.router.add_get("/here", stream)
-            await admin.start()
-            async with AdminClient(place) as client:
-                async for _ in client.lines("/here"):
-                    await admin.stop()
+    admin = AdminApi(place, dict, Registry())
+    admin.app.router.add_get("/here", stream)
+    await admin.start()
+    async with AdminClient(place) as client:
+        lines = client.lines("/here")
+        assert await soon(anext(lines)) == {"phase": "inviting"}
+        await admin.stop()
+        with pytest.raises(TemporaryError, match="no daemon answers"):
+            await soon(anext(lines))
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -195,14 +194,3 @@ async def test_several_watch_at_once_and_one_goes_away(client: AdminClient, hosp
 async def test_watching_an_unknown_round_is_refused(client: AdminClient) -> None:
     with pytest.raises(Exception, match="no round begins with 'ff'"):
         await soon(anext(client.lines("/v1/rounds/ff/watch")))
-
-
-async def test_stopping_ends_a_watch_in_time(hospital: Hospital, place: Path) -> None:
-    await hospital.open_round("pressure")
-    async with asyncio.timeout(4):
-        async with AdminClient(place) as client:
-            async with served(hospital, place):
-                lines = client.lines(f"/v1/rounds/{FIRST.hex()}/watch")
-                assert (await anext(lines))["phase"] == "new"
-            with pytest.raises(Exception, match="no daemon answers"):
-                await anext(lines)

@@ -1,0 +1,226 @@
+"""The life of a daemon in this process: it starts, says what it does, and leaves nothing behind, however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from structlog.testing import capture_logs
+
+from mpc.errors import ConfigError, DataError, IdentityError
+from mpc.identity import Identity, Role
+from mpc.rounds.events import ABORTED, Decided, Ended, Progressed, Submitted
+from nodes.admin.client import AdminClient
+from nodes.config import check_hospital, check_patient
+from nodes.fields import address
+from nodes.hospital import HospitalDaemon
+from nodes.patient import PatientDaemon
+from tests.mpc.nodes import HOSPITAL, ROUND, patient
+from tests.nodes.house import Site, at_work, eventually, make_site, short_directory, soon
+
+VALUES = {"alice": 725, "bob": 310, "charlie": 540}
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    with short_directory() as directory:
+        yield make_site(directory, VALUES)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small keys, and nothing that is meant for a process of its own."""
+    monkeypatch.setattr("nodes.keys.DEFAULT_BITS", 2048)
+    monkeypatch.setattr("nodes.daemon._settle", lambda: None)
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_left_over() -> AsyncIterator[None]:
+    before = asyncio.all_tasks()
+    yield
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() <= before | {task for task in [asyncio.current_task()] if task}
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("protocol")]
+
+
+@pytest.fixture
+def logged() -> Iterator[list[Any]]:
+    with capture_logs() as entries:
+        yield entries
+
+
+def events(logged: list[Any]) -> list[str]:
+    return [str(entry["event"]) for entry in logged]
+
+
+def alice(site: Site) -> PatientDaemon:
+    return PatientDaemon(check_patient(site.patients["alice"]))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_daemon_runs_until_it_is_told_to_stop(number: signal.Signals, site: Site, logged: list[Any]) -> None:
+    daemon = alice(site)
+    running = asyncio.create_task(daemon.run())
+    await eventually(lambda: "ready" in events(logged))
+    assert daemon.config.admin.exists()
+    os.kill(os.getpid(), number)
+    await soon(running)
+    assert events(logged) == ["starting", "key-rotated", "ready", "stopping", "stopped"]
+    assert {entry["node"] for entry in logged} == {"spiffe://demo/patient/alice"}
+    assert not daemon.config.admin.exists()
+    with socket.socket() as again:
+        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        again.bind(address(daemon.config.listen))
+
+
+async def test_a_daemon_that_is_cancelled_stops_in_order(site: Site, logged: list[Any]) -> None:
+    daemon = alice(site)
+    async with at_work(daemon):
+        pass
+    assert events(logged)[-1] == "stopped"
+    assert not daemon.config.admin.exists()
+
+
+async def test_a_port_in_use_is_told_and_nothing_is_left(site: Site) -> None:
+    daemon = alice(site)
+    with socket.socket() as other:
+        other.bind(address(daemon.config.listen))
+        other.listen()
+        with pytest.raises(ConfigError, match=r"cannot listen on 127.0.0.1:\d+: another program uses that port"):
+            await soon(daemon.run())
+    assert not daemon.config.admin.exists()
+
+
+async def test_an_admin_socket_that_cannot_be_frees_the_port_again(site: Site) -> None:
+    config = msgspec.structs.replace(check_patient(site.patients["alice"]), admin=site.patients["alice"])
+    daemon = PatientDaemon(config)
+    with pytest.raises(ConfigError, match="is there and is no socket"):
+        await soon(daemon.run())
+    assert site.patients["alice"].exists()
+    async with at_work(alice(site)):
+        pass
+
+
+async def test_the_same_daemon_twice_is_refused_and_the_first_lives_on(site: Site) -> None:
+    first = alice(site)
+    async with at_work(first):
+        with pytest.raises(ConfigError, match="another program uses that port"):
+            await soon(alice(site).run())
+        async with AdminClient(first.config.admin) as client:
+            assert (await client.get("/v1/status"))["identity"] == "spiffe://demo/patient/alice"
+
+
+async def test_status_says_who_it_is_and_what_it_waits_for(site: Site) -> None:
+    daemon = alice(site)
+    async with at_work(daemon), AdminClient(daemon.config.admin) as client:
+        status = await client.get("/v1/status")
+    assert status["identity"] == "spiffe://demo/patient/alice"
+    assert status["certificate_not_after"] == daemon.credential.not_after
+    assert (status["messages_on_their_way"], status["unreachable"], status["open_rounds"]) == (0, {}, 0)
+
+
+async def test_who_is_turned_away_is_counted_and_logged(site: Site, logged: list[Any]) -> None:
+    daemon = alice(site)
+    async with at_work(daemon):
+        _, writer = await asyncio.open_connection(*address(daemon.config.listen))
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        await eventually(lambda: "connection-refused" in events(logged))
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        assert "cohortium_connections_refused_total{" in daemon.metrics.render()
+
+
+async def test_what_happens_in_a_round_is_logged_in_fixed_words(site: Site, logged: list[Any]) -> None:
+    daemon = alice(site)
+    for effect in (
+        Decided("pressure", HOSPITAL, "the policy says no"),
+        Progressed("sharing", ("bob",)),
+        Submitted("pressure", bytes(32), (patient("alice"), patient("bob"))),
+        Ended(ABORTED, "member-missing", "sharing", ("bob",), "bob went silent while sharing"),
+    ):
+        daemon.observe(ROUND, effect)
+    await daemon.driver.stop(0)
+    name = {"round": ROUND.hex(), "node": "spiffe://demo/patient/alice"}
+    decided, phase, submitted, ended = logged
+    assert decided == name | {
+        "event": "invitation-decided",
+        "log_level": "info",
+        "study": "pressure",
+        "hospital": "st-marys",
+        "reason": "the policy says no",
+    }
+    assert phase == name | {"event": "round-phase", "log_level": "debug", "phase": "sharing", "waiting_for": ["bob"]}
+    assert submitted == name | {"event": "submitted", "log_level": "info", "study": "pressure", "members": ["alice", "bob"]}
+    assert ended == name | {
+        "event": "round-ended",
+        "log_level": "info",
+        "outcome": "aborted",
+        "code": "member-missing",
+        "phase": "sharing",
+        "missing": ["bob"],
+        "detail": "bob went silent while sharing",
+    }
+
+
+def with_files(site: Site, **files: Path | tuple[Path, ...]) -> PatientDaemon:
+    config = check_patient(site.patients["alice"])
+    return PatientDaemon(msgspec.structs.replace(config, identity=msgspec.structs.replace(config.identity, **files)))
+
+
+async def test_keys_that_cannot_be_used_are_told_before_anything_starts(site: Site, tmp_path: Path) -> None:
+    with pytest.raises(IdentityError, match="does not exist"):
+        with_files(site, key=tmp_path / "missing.key")
+    with pytest.raises(IdentityError, match="is not the certificate of the key"):
+        with_files(site, key=site.directory / "bob.key")
+    with pytest.raises(IdentityError, match=r"it is for spiffe://demo/patient/bob, but this node is configured as .*alice"):
+        with_files(site, key=site.directory / "bob.key", certificate=site.directory / "bob.crt")
+    readable = tmp_path / "alice.key"
+    readable.write_bytes((site.directory / "alice.key").read_bytes())
+    readable.chmod(0o644)
+    with pytest.raises(IdentityError, match=r"alice\.key"):
+        with_files(site, key=readable)
+
+
+async def test_a_patients_certificate_makes_no_hospital(site: Site) -> None:
+    config = check_hospital(site.hospital)
+    files = msgspec.structs.replace(config.identity, key=site.directory / "alice.key", certificate=site.directory / "alice.crt")
+    with pytest.raises(IdentityError, match="but this node is configured as spiffe://demo/hospital/general"):
+        HospitalDaemon(msgspec.structs.replace(config, identity=files))
+
+
+async def test_a_value_that_a_source_refuses_is_told_without_it(site: Site) -> None:
+    with pytest.raises(DataError) as caught:
+        alice(site).sources["value"].read(2)
+    assert "725" not in str(caught.value)
+
+
+def test_a_daemon_speaks_only_with_the_roles_of_its_rounds() -> None:
+    assert HospitalDaemon.speaks_with == {Role.PATIENT, Role.RELAY}
+    assert PatientDaemon.speaks_with == {Role.HOSPITAL, Role.PATIENT, Role.RELAY}
+
+
+async def test_a_silent_client_does_not_delay_the_stop(site: Site) -> None:
+    daemon = alice(site)
+    running = asyncio.create_task(daemon.run())
+    await eventually(daemon.config.admin.exists)
+    _, writer = await asyncio.open_connection(*address(daemon.config.listen))
+    running.cancel()
+    async with asyncio.timeout(3):
+        await asyncio.gather(running, return_exceptions=True)
+    writer.transport.abort()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+
+
+def test_identities_are_those_of_the_files(site: Site) -> None:
+    assert alice(site).identity == Identity("demo", Role.PATIENT, "alice")
