@@ -86,12 +86,12 @@ def _vector_parts(patients: int, length: int, largest_sum: int) -> list[Part]:
     study = _study(length, bound)
     segments = (mpc.statistics.Segment(ring.modulus, length),)
     local = {"value": values.vector(1, length, bound)}
-    (vector,) = mpc.statistics.encode(study, segments, local)
+    (vector,) = mpc.statistics.encode(study, local)
     packed = ring.pack(vector)
     seed, context = os.urandom(32), os.urandom(32)
     total = RunningSum(ring, ring.zeros(length))
     return [
-        Part("encode the values", measure(lambda: mpc.statistics.encode(study, segments, local)), patients),
+        Part("encode the values", measure(lambda: mpc.statistics.encode(study, local)), patients),
         # Each patient expands the seeds that it sends and those that it receives.
         Part("expand and add a seed", measure(lambda: add_expansion(total, seed, context)), 2 * patients * (patients - 1)),
         Part("subtract the shares", measure(lambda: ring.subtract(vector, vector)), patients),

@@ -50,6 +50,7 @@ class Outbox:
         self._log = log
         self._sent = sent
         self._tasks: dict[bytes, set[asyncio.Task[None]]] = {}
+        self._draining = False
         self._resting: set[asyncio.Task[None]] = set()
         """Deliveries that wait for their next attempt."""
         self.troubles: dict[Identity, str] = {}
@@ -69,6 +70,7 @@ class Outbox:
 
     async def drain(self, seconds: float) -> None:
         """Waits for attempts under way, at most that long, then stops; what waits for its next attempt stops at once."""
+        self._draining = True
         tasks = {task for of_round in self._tasks.values() for task in of_round}
         for task in self._resting & tasks:
             task.cancel()
@@ -101,6 +103,8 @@ class Outbox:
                 self._log.info(Event.DELIVERY_DELAYED, **_about(delivery), reason=trouble)
             attempts += 1
             wait = random.uniform(0, min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** min(attempts, 10)))  # noqa: S311  (no secret)
+            if self._draining:
+                return
             left = delivery.until - time.time()
             if left <= 0:
                 self._log.warning(Event.DELIVERY_ABANDONED, **_about(delivery), attempts=attempts, reason=trouble)

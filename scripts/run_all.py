@@ -170,7 +170,7 @@ def _check_values(sources: dict[str, dict[str, Any]], question: Question) -> Non
     bound, patients = question.bound, len(sources)
     if patients < 3:
         raise Refused(f"{patients} patients are too few: with fewer than 3 the sum gives values away")
-    if patients * bound > _MAX_RANGE:
+    if question.range is None and patients * bound > _MAX_RANGE:
         raise Refused(f"{patients} patients x {bound} = {patients * bound} is above 2^63 - 1; give a smaller --bound or --range")
     for name, source in sources.items():
         value = source.get("literal", 0)

@@ -267,7 +267,7 @@ class PatientRound(Machine):
 
     def _share(self, event: ValuesRead, now: float) -> list[Effect]:
         try:
-            self._values = encode_values(self.study, self._segments, event.values)
+            self._values = encode_values(self.study, event.values)
         except DataError as error:
             return self._abort(AbortCode.UNAVAILABLE, (self.keyring.identity.name,), detail=str(error))
         self.state = PatientState.SHARING

@@ -95,10 +95,13 @@ def plan(study: Study, members: int) -> tuple[Segment, ...]:
     return tuple(segments)
 
 
-def encode(study: Study, segments: tuple[Segment, ...], values: Mapping[str, Values]) -> tuple[Vector, ...]:
-    """Local values as one reduced vector a segment. Raises DataError for a value that the study cannot take."""
+def encode(study: Study, values: Mapping[str, Values]) -> tuple[Vector, ...]:
+    """Local values as one vector a statistic, reduced in the ring that `plan` gives it.
+
+    Raises DataError for a value that the study cannot take.
+    """
     vectors = []
-    for statistic, segment in zip(study.statistics, segments, strict=True):
+    for statistic in study.statistics:
         variable = study.variable(statistic.variable)
         vector = FAMILIES[statistic.kind].encode(variable, values[variable.name])
         vectors.append(vector)

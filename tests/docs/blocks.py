@@ -187,7 +187,7 @@ def encoded() -> str:
     """The value as a ring element."""
     example = play()
     value = example.values["alice"]
-    (vector,) = encode_values(example.study, plan(example.study, 3), {"heart_rate": np.array([value])})
+    (vector,) = encode_values(example.study, {"heart_rate": np.array([value])})
     return _text(f"{value} - 30 = {vector[0]}      an element of the integers modulo {_ring(example).modulus}")
 
 
@@ -329,7 +329,7 @@ def _expand(example: ExampleRound, seed: bytes) -> int:
 
 
 def _own(example: ExampleRound, name: str) -> int:
-    (value,) = encode_values(example.study, plan(example.study, 3), {"heart_rate": np.array([example.values[name]])})
+    (value,) = encode_values(example.study, {"heart_rate": np.array([example.values[name]])})
     seeds = [Secret(_seed(example, name, peer)) for peer in PATIENTS if peer != name]
     return int(own_share(_ring(example), value, seeds, example.context)[0])
 

@@ -29,7 +29,7 @@ def of(minimum: int, maximum: int, length: int = 1, **changes: Any) -> Study:
 def added(asked: Study, rows: list[list[int]]) -> list[int]:
     """The statistic over these members' values, through the ring's elements as Python integers."""
     (segment,) = plan(asked, len(rows))
-    columns = zip(*(encode(asked, (segment,), {"value": array(row)})[0].tolist() for row in rows), strict=True)
+    columns = zip(*(encode(asked, {"value": array(row)})[0].tolist() for row in rows), strict=True)
     total: Vector = np.array([sum(column) % segment.modulus for column in columns], dtype=np.uint64)
     (values,) = decode(asked, (total,), len(rows))
     return [int(value) for value in values]
@@ -135,7 +135,7 @@ def test_a_study_that_is_not_well_formed_is_not_planned() -> None:
 )
 def test_a_value_that_the_study_cannot_take_is_refused_and_not_shown(values: list[int], text: str) -> None:
     with pytest.raises(DataError) as caught:
-        encode(GOOD, plan(GOOD, 3), {"value": array(values)})
+        encode(GOOD, {"value": array(values)})
     assert text in str(caught.value)
     assert "1000001" not in str(caught.value)
     assert str(2**63) not in str(caught.value)
@@ -145,8 +145,8 @@ def test_one_value_out_of_bounds_spoils_the_vector() -> None:
     asked = of(10, 20, length=3)
     for values in ([10, 9, 20], [10, 21, 20]):
         with pytest.raises(DataError):
-            encode(asked, plan(asked, 3), {"value": array(values)})
-    assert encode(asked, plan(asked, 3), {"value": array([10, 15, 20])})[0].tolist() == [0, 5, 10]
+            encode(asked, {"value": array(values)})
+    assert encode(asked, {"value": array([10, 15, 20])})[0].tolist() == [0, 5, 10]
 
 
 def test_a_total_that_the_bounds_do_not_allow_is_refused() -> None:
@@ -165,7 +165,7 @@ def test_several_variables_keep_the_studys_order() -> None:
         statistics=(Statistic("sum", "height"), Statistic("sum", "weight")),
     )
     segments = plan(asked, 3)
-    vectors = encode(asked, segments, {"weight": array([7]), "height": array([5, 8])})
+    vectors = encode(asked, {"weight": array([7]), "height": array([5, 8])})
 
     assert segments == (Segment(10, 2), Segment(31, 1))
     assert [vector.tolist() for vector in vectors] == [[0, 3], [7]]

@@ -93,6 +93,7 @@ async def test_a_daemon_that_is_cancelled_stops_in_order(site: Site, logged: lis
 async def test_a_port_in_use_is_told_and_nothing_is_left(site: Site) -> None:
     daemon = alice(site)
     with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(address(daemon.config.listen))
         other.listen()
         with pytest.raises(ConfigError, match=r"cannot listen on 127.0.0.1:\d+: another program uses that port"):

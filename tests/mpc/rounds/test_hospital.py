@@ -571,7 +571,8 @@ def test_what_comes_after_the_end_is_gone() -> None:
     assert made.deliver(late) is Answer.GONE
     assert made.deliver(made.forge(Kind.ABORT, Abort(b"", AbortCode.ROSTER, "", ()), "alice", H)) is Answer.GONE
     assert len(made.endings(H)) == 1
-    other = signed_by("alice", "consent-statement", replace(made.hospital.participants[patient("alice")].consent, nonce=bytes(32)))
+    content = replace(made.hospital.participants[patient("alice")].consent, nonce=bytes(32))
+    other = signed_by("alice", "consent-statement", content)
     assert made.deliver(made.forge(Kind.CONSENT, other, "alice", H)) is Answer.GONE
 
 

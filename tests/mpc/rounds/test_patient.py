@@ -217,9 +217,8 @@ def roster_of(made: World, **changes: Any) -> Roster:
 
 
 def consent_again(made: World, name: str, **changes: Any) -> Member:
-    signed = sign(
-        keyring(patient(name)).signing_key, "consent-statement", replace(made.hospital.participants[patient(name)].consent, **changes)
-    )
+    content = replace(made.hospital.participants[patient(name)].consent, **changes)
+    signed = sign(keyring(patient(name)).signing_key, "consent-statement", content)
     return Member(keyring(patient(name)).chain, signed)
 
 
