@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from mpc.identity import Role
 from mpc.statement import Signed
+from mpc.study import MAX_MEMBERS
 from mpc.wire import Struct
 
 PROTOCOL_VERSION = 1
@@ -25,6 +26,7 @@ Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 RoundId = Annotated[bytes, Meta(min_length=16, max_length=16)]
 RoundKey = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Chain = Annotated[tuple[bytes, ...], Meta(min_length=1, max_length=3)]
+Missing = Annotated[tuple[Annotated[str, Meta(max_length=63)], ...], Meta(max_length=MAX_MEMBERS)]
 Time = Annotated[int, Meta(ge=0, le=2**53)]
 
 
@@ -179,7 +181,7 @@ class Abort(Struct, frozen=True):
     """Of the roster that the sender knows; empty before there is one."""
     code: AbortCode
     phase: Annotated[str, Meta(max_length=32)]
-    missing: tuple[str, ...]
+    missing: Missing
 
 
 class Binding(StrEnum):

@@ -8,6 +8,10 @@ the statistics; `mpc.statistics.plan` proves the arithmetic.
 from __future__ import annotations
 
 import re
+from collections import Counter
+from typing import Annotated
+
+from msgspec import Meta
 
 from mpc.errors import IdentityError, StudyError
 from mpc.identity import Identity, Role
@@ -15,6 +19,11 @@ from mpc.wire import Struct
 
 MINIMUM_COHORT = 3
 """The floor of every floor: with two members each learns the other's value from the sum."""
+
+MAX_PARTS = 1000
+"""Variables, and statistics, of one study."""
+MAX_MEMBERS = 1000
+"""Members of one study, and so of a round."""
 
 PUBLISH_HOSPITAL = "hospital"
 PUBLISH_MEMBERS = "members"
@@ -47,9 +56,9 @@ class Study(Struct, frozen=True):
     id: str
     title: str
     purpose: str
-    variables: tuple[Variable, ...]
-    statistics: tuple[Statistic, ...]
-    members: tuple[str, ...]
+    variables: Annotated[tuple[Variable, ...], Meta(max_length=MAX_PARTS)]
+    statistics: Annotated[tuple[Statistic, ...], Meta(max_length=MAX_PARTS)]
+    members: Annotated[tuple[str, ...], Meta(max_length=MAX_MEMBERS)]
     """Identity URIs of the patients that are asked, sorted."""
     minimum: int
     """The fewest members over whom the hospital runs the round."""
@@ -81,6 +90,13 @@ def problems(study: Study) -> list[str]:
         found.append(f"id {study.id!r}: use lower-case letters, digits, '.', '-' and '_'")
     if study.publish not in (PUBLISH_HOSPITAL, PUBLISH_MEMBERS):
         found.append(f"publish {study.publish!r}: say {PUBLISH_HOSPITAL} or {PUBLISH_MEMBERS}")
+    for what, count, most in (
+        ("variables", len(study.variables), MAX_PARTS),
+        ("statistics", len(study.statistics), MAX_PARTS),
+        ("members", len(study.members), MAX_MEMBERS),
+    ):
+        if count > most:
+            found.append(f"{count} {what} are too many; at most {most} fit one round")
     found += _variable_problems(study)
     found += _cohort_problems(study)
     found += _range_problems(study)
@@ -101,8 +117,8 @@ def check_study(study: Study) -> None:
 
 def _variable_problems(study: Study) -> list[str]:
     found: list[str] = []
-    names = [variable.name for variable in study.variables]
-    found += [f"variable {name!r} is there twice; give each its own name" for name in sorted(set(names)) if names.count(name) > 1]
+    names = Counter(variable.name for variable in study.variables)
+    found += [f"variable {name!r} is there twice; give each its own name" for name in sorted(names) if names[name] > 1]
     for variable in study.variables:
         if _NAME.fullmatch(variable.name) is None:
             found.append(f"variable {variable.name!r}: a name begins with a letter and has letters, digits, '_', '.', '-'")
@@ -115,10 +131,8 @@ def _variable_problems(study: Study) -> list[str]:
             found.append(f"variable {variable.name}: length {variable.length} must be at least 1")
     if not study.statistics:
         found.append("it asks for no statistic; add one under 'statistics'")
-    asked = [(statistic.kind, statistic.variable) for statistic in study.statistics]
-    found += [
-        f"{kind} of {name!r} is asked twice; remove one" for kind, name in sorted(set(asked)) if asked.count((kind, name)) > 1
-    ]
+    asked = Counter((statistic.kind, statistic.variable) for statistic in study.statistics)
+    found += [f"{kind} of {name!r} is asked twice; remove one" for kind, name in sorted(asked) if asked[kind, name] > 1]
     for statistic in study.statistics:
         if statistic.variable not in names:
             found.append(f"{statistic.kind} of {statistic.variable!r}: no such variable; it has {', '.join(names) or 'none'}")
@@ -137,12 +151,11 @@ def _cohort_problems(study: Study) -> list[str]:
         else:
             if not patient:
                 found.append(f"{uri} is no patient; only patients are members")
-    for uri in sorted(set(study.members)):
-        if study.members.count(uri) > 1:
-            found.append(f"{uri} is a member twice; name each patient once")
-    if len(set(study.members)) < MINIMUM_COHORT:
+    times = Counter(study.members)
+    found += [f"{uri} is a member twice; name each patient once" for uri in sorted(times) if times[uri] > 1]
+    if len(times) < MINIMUM_COHORT:
         found.append(
-            f"{len(set(study.members))} patients are too few: with fewer than {MINIMUM_COHORT} the sum gives values away; "
+            f"{len(times)} patients are too few: with fewer than {MINIMUM_COHORT} the sum gives values away; "
             f"name at least {MINIMUM_COHORT}"
         )
     if list(study.members) != sorted(study.members):

@@ -101,3 +101,10 @@ def test_a_variable_is_found_by_name() -> None:
 def test_members_are_patients_of_any_number_from_three() -> None:
     assert problems(study(*(f"p{number:03}" for number in range(100)))) == []
     assert patient("p000").uri in study("p000", "p001", "p002").members
+
+
+def test_a_study_of_more_members_or_variables_than_a_round_takes_is_refused() -> None:
+    crowd = tuple(f"spiffe://demo/patient/p{number:04d}" for number in range(1001))
+    assert "1001 members are too many; at most 1000 fit one round" in problems(replace(GOOD, members=crowd))
+    many = tuple(Variable(f"v{number}", "", 0, 1, 1) for number in range(1001))
+    assert "1001 variables are too many; at most 1000 fit one round" in problems(replace(GOOD, variables=many))
