@@ -84,7 +84,6 @@ def _vector_parts(patients: int, length: int, largest_sum: int) -> list[Part]:
     ring = Ring(largest_sum + 1)
     bound = largest_sum // patients
     study = _study(length, bound)
-    segments = (mpc.statistics.Segment(ring.modulus, length),)
     local = {"value": values.vector(1, length, bound)}
     (vector,) = mpc.statistics.encode(study, local)
     packed = ring.pack(vector)
