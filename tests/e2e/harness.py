@@ -26,7 +26,7 @@ from scripts.daemons import Child, Daemons
 from scripts.deployment import COHORTIUM, HOSPITAL, STUDY, VARIABLE, Deployment, Question
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 30.0
+SECONDS = 60.0
 """How long a test waits for what should come at once: the machine may be busy."""
 
 T = TypeVar("T")
@@ -120,7 +120,7 @@ class Cohort:
     """A deployment and its daemons, as a context manager: none of them outlives it. All of them log everything."""
 
     def __init__(
-        self, directory: Path, sources: Mapping[str, Mapping[str, Any]], *, bound: int = 1_000_000, deadline: int = 20
+        self, directory: Path, sources: Mapping[str, Mapping[str, Any]], *, bound: int = 1_000_000, deadline: int = 60
     ) -> None:
         self.deployment = Deployment(directory, sources, Question(bound, deadline=deadline))
         self.deployment.write()
@@ -155,7 +155,7 @@ class Cohort:
         variable: str = VARIABLE,
         bounds: tuple[int, int] | None = None,
         length: int = 1,
-        deadline: int = 20,
+        deadline: int = 60,
         **more: object,
     ) -> str:
         """A study of the hospital's directory, which it reads when a round is opened. Returns its id."""

@@ -45,11 +45,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 async def nothing_is_left_over() -> AsyncIterator[None]:
-    before = asyncio.all_tasks()
+    before, threads = asyncio.all_tasks(), set(threading.enumerate())
     yield
     await asyncio.sleep(0)
     assert asyncio.all_tasks() <= before | {task for task in [asyncio.current_task()] if task}
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("protocol")]
+    assert not [thread.name for thread in set(threading.enumerate()) - threads if thread.name.startswith("protocol")]
 
 
 @pytest.fixture

@@ -87,11 +87,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture(autouse=True)
 async def nothing_is_left_over() -> AsyncIterator[None]:
     """Whatever a test does, no task and no protocol thread outlives its drivers."""
-    before = asyncio.all_tasks()
+    before, threads = asyncio.all_tasks(), set(threading.enumerate())
     yield
     await asyncio.sleep(0)
     assert asyncio.all_tasks() <= before | {task for task in [asyncio.current_task()] if task}
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("protocol")]
+    assert not [thread.name for thread in set(threading.enumerate()) - threads if thread.name.startswith("protocol")]
     gc.collect()  # a future whose exception nobody heard complains now, in its own test
 
 
