@@ -37,6 +37,7 @@ def _settle() -> None:
     """Gives back the pages that start-up used and an idle daemon would hold for good; modules never become garbage."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(5_000, 20, 20)  # a round makes many small objects that free themselves; looking through them is for nothing
     with contextlib.suppress(AttributeError):  # glibc alone has it
         ctypes.CDLL(None).malloc_trim(0)
 

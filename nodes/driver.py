@@ -48,6 +48,7 @@ from nodes.transport.base import Transport
 
 _BATCH = 16
 """Events handed to the protocol thread at once: their answers leave together."""
+_LIGHT_BYTES = 16 * 1024
 _HOLD_SECONDS = 2.0
 """How long a message that came before its round is held, before the sender is told `later`."""
 _HOLD_BYTES = 16 * 1024
@@ -139,10 +140,14 @@ class Driver:
         self._open = metrics.gauge("cohortium_rounds_open", "Rounds under way.")
         self.outbox = Outbox(transport, self._delivered, log, sent)
         self._rounds: dict[bytes, Machine] = {}
+        self._heavy: set[bytes] = set()
+        """Open rounds with long vectors or many members."""
         self._jobs: list[_Job] = []
         self._arrived = asyncio.Event()
         self._timers: dict[bytes, asyncio.TimerHandle] = {}
         self._held: dict[bytes, list[asyncio.Future[None]]] = {}
+        self._moved = 0
+        """How often a round has moved on."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="protocol")
         self._pump_task: asyncio.Task[None] | None = None
@@ -178,10 +183,11 @@ class Driver:
         """A message that `peer` carried here. A small one that is ahead of its round is held until the round catches up."""
         deadline = asyncio.get_running_loop().time() + _HOLD_SECONDS
         while True:
+            moved = self._moved
             outcome = await self._submit(_Arrived(raw, peer))
             assert outcome.answer is not None
             early = outcome.answer is Answer.LATER or outcome.reason == "certificate-unknown"
-            if not early or self._stopping or len(raw) > _HOLD_BYTES or not await self._hold(outcome.round_id, deadline):
+            if not early or self._stopping or len(raw) > _HOLD_BYTES or not await self._hold(outcome.round_id, moved, deadline):
                 return outcome.answer
 
     async def begin(self, machine: Machine, event: RoundEvent) -> None:
@@ -224,14 +230,23 @@ class Driver:
             if not self._jobs:
                 self._arrived.clear()
             try:
-                for job, outcome in zip(batch, await loop.run_in_executor(self._thread, self._work, batch), strict=True):
+                light = all(self._is_light(job.what) for job in batch)
+                outcomes = self._work(batch) if light else await loop.run_in_executor(self._thread, self._work, batch)
+                for job, outcome in zip(batch, outcomes, strict=True):
                     self._act(outcome)
                     job.finish(outcome)
             finally:
                 for job in batch:  # those that a stop left in hand
                     job.finish(_STOPPED)
 
-    # -- on the protocol thread
+    def _is_light(self, what: _Arrived | _Happened) -> bool:
+        """Whether it is a matter of a few milliseconds: then a change of threads would take longer than the work is worth."""
+        if isinstance(what, _Arrived):
+            # Whose message it is has not been looked at: while a heavy round is open, all messages wait their turn.
+            return len(what.raw) <= _LIGHT_BYTES and not self._heavy
+        return what.machine is None and what.round_id not in self._heavy
+
+    # -- on the protocol thread, or on the loop while nothing is under way there
 
     def _work(self, batch: list[_Job]) -> list[_Outcome]:
         return [self._transition(job.what) for job in batch]
@@ -282,9 +297,12 @@ class Driver:
         self._store.commit(machine.round_id, effects, now)
         if machine.ended:
             self._rounds.pop(machine.round_id, None)
+            self._heavy.discard(machine.round_id)
             self._store.bury(machine.round_id, frozenset(machine.seen.values()))
         else:
             self._rounds[machine.round_id] = machine
+            if machine.heavy:
+                self._heavy.add(machine.round_id)
         return _Outcome(machine.round_id, effects)
 
     def _broken(self, what: _Arrived | _Happened, error: Exception) -> _Outcome:
@@ -294,6 +312,7 @@ class Driver:
             with contextlib.suppress(Exception):
                 round_id = parse(what.raw, self._max_message).header.round
         machine = self._rounds.pop(round_id, None)
+        self._heavy.discard(round_id)
         detail = str(error) if isinstance(error, InvalidTransition) else type(error).__name__
         self._log.error(Event.FAILED, round=round_id.hex(), error=detail, place=place(error))
         effects: list[Effect] = []
@@ -366,8 +385,13 @@ class Driver:
 
     # -- messages ahead of their round
 
-    async def _hold(self, round_id: bytes, deadline: float) -> bool:
-        """Waits until the round has moved; False when there is no time or room left to wait."""
+    async def _hold(self, round_id: bytes, moved_before: int, deadline: float) -> bool:
+        """Waits until the round has moved; False when there is no time or room left to wait.
+
+        It may have moved since the message was looked at, by what was handled in the same batch: then there is no wait.
+        """
+        if self._moved != moved_before:
+            return True
         if sum(map(len, self._held.values())) >= _HOLD_COUNT:
             return False
         moved: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -386,6 +410,7 @@ class Driver:
         return True
 
     def _release_held(self, round_id: bytes) -> None:
+        self._moved += 1
         for moved in self._held.pop(round_id, []):
             if not moved.done():
                 moved.set_result(None)

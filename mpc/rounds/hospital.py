@@ -51,7 +51,7 @@ from mpc.rounds.events import (
     Undeliverable,
     WakeAt,
 )
-from mpc.rounds.machine import Machine, Received, Transitions, explain
+from mpc.rounds.machine import Machine, Received, Transitions, explain, is_heavy
 from mpc.rounds.patient import RECEIPT_GRACE
 from mpc.rounds.roster import Participant, Question, context_of, read_consent, write_roster
 from mpc.secret import Entropy
@@ -107,6 +107,11 @@ class HospitalRound(Machine):
     def ended(self) -> bool:
         """Whether nothing more can happen."""
         return self.state in _ENDED
+
+    @property
+    def heavy(self) -> bool:
+        """See `Machine.heavy`."""
+        return is_heavy(self.study, self.segments)
 
     @property
     def invited(self) -> tuple[Identity, ...]:

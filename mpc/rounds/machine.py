@@ -18,8 +18,13 @@ from mpc.messages import RULES, AbortCode, Binding, Kind
 from mpc.rounds.admission import Admitted
 from mpc.rounds.events import Answered, Effect, Event, MessageReceived, Send
 from mpc.secret import Entropy
+from mpc.statistics import Segment
+from mpc.study import Study
 from mpc.wire import Struct, decode_payload, encode
 
+LIGHT_LENGTH = 10_000
+LIGHT_MEMBERS = 64
+"""Up to these, no event of a round takes longer than some milliseconds."""
 STORY_LENGTH = 200
 """Transitions that the story keeps; older ones are of no help to a reader."""
 
@@ -63,6 +68,11 @@ class Machine:
     @abstractmethod
     def ended(self) -> bool:
         """Whether nothing more can happen."""
+
+    @property
+    @abstractmethod
+    def heavy(self) -> bool:
+        """Whether an event may take more than some milliseconds: long vectors, or many members."""
 
     @abstractmethod
     def check_invariants(self) -> None:
@@ -163,6 +173,11 @@ class Received:
     def sender(self) -> Identity:
         """Who signed it."""
         return self.message.envelope.sender
+
+
+def is_heavy(study: Study, segments: tuple[Segment, ...]) -> bool:
+    """Whether a round over these segments is `Machine.heavy`."""
+    return sum(segment.length for segment in segments) > LIGHT_LENGTH or len(study.members) > LIGHT_MEMBERS
 
 
 def explain(code: AbortCode | str, missing: tuple[str, ...], phase: str) -> str:

@@ -60,7 +60,7 @@ from mpc.rounds.events import (
     ValuesUnavailable,
     WakeAt,
 )
-from mpc.rounds.machine import Machine, Received, Transitions, explain
+from mpc.rounds.machine import Machine, Received, Transitions, explain, is_heavy
 from mpc.rounds.roster import Participant, Question, check_ready, context_of, read_roster
 from mpc.secret import Entropy, Secret
 from mpc.sharing import draw_seeds, own_share, partial_sum
@@ -147,7 +147,7 @@ class PatientRound(Machine):
     @property
     def peers(self) -> tuple[Participant, ...]:
         """The other members, in roster order."""
-        return tuple(member for member in self.members if member.identity != self.keyring.identity)
+        return tuple(self._peers.values())
 
     @property
     def phase(self) -> str:
@@ -158,7 +158,12 @@ class PatientRound(Machine):
 
     def missing_shares(self) -> tuple[str, ...]:
         """Names of the members whose Share is not here yet."""
-        return tuple(member.identity.name for member in self.peers if member.identity not in self._received)
+        return tuple(identity.name for identity in self._peers if identity not in self._received)
+
+    @property
+    def heavy(self) -> bool:
+        """See `Machine.heavy`."""
+        return self.question is not None and is_heavy(self.study, self._segments)
 
     def check_invariants(self) -> None:
         """See `Machine.check_invariants`."""
@@ -260,7 +265,7 @@ class PatientRound(Machine):
         if reason:
             return self._abort(AbortCode.ROSTER, (self.keyring.identity.name,), detail=f"the roster is refused: {reason}")
         self.members = members
-        self._peers = {member.identity: member for member in self.peers}
+        self._peers = {member.identity: member for member in members if member.identity != self.keyring.identity}
         self.context = context_of(encode(roster))
         self.state = PatientState.READING
         return [ReadValues(self.study), Progressed(self.phase, self.missing_shares())]
@@ -287,10 +292,10 @@ class PatientRound(Machine):
         share: Share = received.payload
         self._received[received.sender] = Secret(share.seed)
         self._received_digests[received.sender] = received.message.envelope.digest
-        return [Progressed(self.phase, self.missing_shares()), *self._ready_when_complete()]
+        return self._ready_when_complete()
 
     def _ready_when_complete(self) -> list[Effect]:
-        if self.state is not PatientState.SHARING or self.missing_shares():
+        if self.state is not PatientState.SHARING or len(self._received) < len(self._peers):
             return []
         assert self.context is not None and self.hospital is not None
         self.state = PatientState.READY

@@ -269,6 +269,10 @@ class Scripted(Machine):
     def ended(self) -> bool:
         return self._ended
 
+    @property
+    def heavy(self) -> bool:
+        return True
+
     def check_invariants(self) -> None:
         """It has none."""
 

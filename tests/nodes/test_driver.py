@@ -508,6 +508,18 @@ async def test_a_share_ahead_of_the_roster_is_held_and_then_taken() -> None:
         assert not made.patients["charlie"].log("delivery-delayed")
 
 
+async def test_a_share_handled_together_with_the_roster_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_module, "_HOLD_SECONDS", 1000.0)  # whoever is held in spite of the roster is held for good
+    async with ward(VALUES) as made:
+        shares = await shares_before_the_roster(made)
+        roster = next(parcel for parcel in made.network.waiting if to_alice(Kind.ROSTER)(parcel))
+        together = [asyncio.create_task(made.network.deliver(parcel)) for parcel in (*shares, roster)]
+        assert await soon(asyncio.gather(*together)) == [Answer.ACCEPTED] * 3
+        made.keeps = lambda _: False
+        await all_ended(made)
+        assert total(made) == 1575
+
+
 @pytest.mark.parametrize(("acquainted", "answer"), [(True, Answer.LATER), (False, Answer.REJECTED)])
 async def test_a_share_whose_roster_does_not_come_is_told_to_come_back(acquainted: bool, answer: Answer, impatient: None) -> None:
     """Neither answer is final. TLS makes nodes acquainted; through a relay only the roster does."""

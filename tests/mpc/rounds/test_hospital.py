@@ -626,3 +626,11 @@ def test_an_ending_tells_when_all_went_well() -> None:
     assert made.ending() == Ended("released")
     assert made.hospital.waiting_for == ()
     assert made.hospital.invited == tuple(Identity("demo", Role.PATIENT, name) for name in ALL)
+
+
+def test_only_rounds_of_few_short_vectors_are_light() -> None:
+    assert not hospital_round(study("alice", "bob", "charlie", length=10_000)).heavy
+    assert hospital_round(study("alice", "bob", "charlie", length=10_001)).heavy
+    crowd = [f"p{number}" for number in range(65)]
+    assert not hospital_round(study(*crowd[:64])).heavy
+    assert hospital_round(study(*crowd)).heavy
