@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import math
 import signal
 import time
 from abc import abstractmethod
@@ -29,6 +30,8 @@ from nodes.transport.https import HttpsTransport
 from pki.node import load_node_key
 from pki.trust import TrustStore, check_leaf
 
+_REFUSAL_SECONDS = 1.0
+"""Between two log lines about refusals for one reason: a peer that tries on and on fills no disk. The counter has them all."""
 STOP_SECONDS = 5.0
 """How long deliveries under way may take when the daemon is told to stop."""
 
@@ -87,6 +90,8 @@ class Daemon:
             metrics=self.metrics,
             log=self.log,
         )
+        self._refusals: dict[str, tuple[float, int]] = {}
+        """By reason: when a refusal was last logged (monotonic seconds), and how many were not since."""
         self.admin = AdminApi(config.admin, self.status, self.metrics)
         self._listen = config.listen
 
@@ -160,4 +165,10 @@ class Daemon:
 
     def _refused(self, reason: str) -> None:
         self._connections.inc(reason=reason)
-        self.log.info(Event.CONNECTION_REFUSED, reason=reason)
+        now = time.monotonic()
+        logged, left_out = self._refusals.get(reason, (-math.inf, 0))
+        if now - logged < _REFUSAL_SECONDS:
+            self._refusals[reason] = (logged, left_out + 1)
+            return
+        self._refusals[reason] = (now, 0)
+        self.log.info(Event.CONNECTION_REFUSED, reason=reason, left_out=left_out)

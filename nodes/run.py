@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +23,7 @@ def run_daemon(path: Path, config: C, daemon: Callable[[C], Daemon], *, check: b
     Raises ConfigError or IdentityError.
     """
     configure(config.log.level, config.log.format)
+    logging.captureWarnings(True)  # what a library finds odd in a peer's certificate belongs into the log
     node = daemon(config)
     if check:
         click.echo(f"{path}: good; {node.identity}")

@@ -82,6 +82,22 @@ async def test_a_daemon_runs_until_it_is_told_to_stop(number: signal.Signals, si
         again.bind(address(daemon.config.listen))
 
 
+async def test_a_peer_that_is_refused_again_and_again_fills_no_log(
+    site: Site, logged: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = alice(site)
+    now = 1000.0
+    monkeypatch.setattr("nodes.daemon.time.monotonic", lambda: now)
+    for _ in range(500):
+        daemon._refused("busy")
+    daemon._refused("tls")
+    now += 2
+    daemon._refused("busy")
+    lines = [(entry["reason"], entry["left_out"]) for entry in logged if entry["event"] == "connection-refused"]
+    assert lines == [("busy", 0), ("tls", 0), ("busy", 499)]
+    assert 'cohortium_connections_refused_total{reason="busy"} 501' in daemon.metrics.render()
+
+
 async def test_a_daemon_that_is_cancelled_stops_in_order(site: Site, logged: list[Any]) -> None:
     daemon = alice(site)
     async with at_work(daemon):
