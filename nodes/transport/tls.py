@@ -10,6 +10,7 @@ Contexts are made from files because Python's `ssl` loads keys in no other way. 
 
 from __future__ import annotations
 
+import asyncio.sslproto
 import ssl
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -18,8 +19,13 @@ from typing import cast
 
 from mpc.errors import IdentityError
 from mpc.identity import Identity
+from nodes.transport.limits import KIB
 
 ALPN = "http/1.1"
+
+# asyncio holds a buffer of this size for every TLS connection from its first moment on. Its own 256 KiB would let strangers
+# who connect and say nothing take hundreds of megabytes.
+asyncio.sslproto.SSLProtocol.max_size = 64 * KIB
 
 CheckPeer = Callable[[bytes], Identity]
 """Leaf certificate (DER) of a peer whose chain is verified, to its identity. Raises IdentityError."""

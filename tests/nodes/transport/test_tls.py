@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio.sslproto
 import ssl
 from collections.abc import Callable
 from dataclasses import replace
@@ -97,3 +98,7 @@ def test_a_key_with_a_password_is_an_error_and_no_prompt(authority: Authority, t
     )
     with pytest.raises(IdentityError, match="without a password"):
         context(client_context, replace(files, key_file=locked))
+
+
+def test_a_connection_that_says_nothing_holds_no_quarter_of_a_megabyte() -> None:
+    assert asyncio.sslproto.SSLProtocol.max_size == 64 * 1024  # what asyncio holds for each; 256 KiB unless told
