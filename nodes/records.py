@@ -7,12 +7,12 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from mpc.result import Result
 from mpc.rounds.events import RELEASED, Effect, Ended, Progressed, Released
-from mpc.study import Study
 
-_KEPT = 1000
+KEPT_RECORDS = 1000
 """Rounds remembered, the oldest ended ones forgotten first."""
 _KEPT_RESULT_BYTES = 32 * 1024 * 1024
 """Values of all results kept; beyond this the oldest lose theirs. The newest always stays."""
@@ -23,9 +23,12 @@ class RoundRecord:
     """One round. Times are Unix seconds."""
 
     round_id: bytes
-    study: Study
+    study: str
+    """Its id."""
     modulus: int
     opened: float
+    attempt: int = 1
+    """2 for the first round that follows a failed one by itself, and so on."""
     started: float = field(default_factory=time.perf_counter)
     phase: str = "new"
     waiting_for: tuple[str, ...] = ()
@@ -35,22 +38,53 @@ class RoundRecord:
     missing: tuple[str, ...] = ()
     seconds: float | None = None
     """From opening to the result or the end."""
+    followed_by: str = ""
+    """The round that was opened in its place."""
     result: Result | None = field(default=None, repr=False)
+
+    @classmethod
+    def kept(cls, summary: dict[str, Any]) -> RoundRecord:
+        """A round that ended in an earlier life of this daemon, from its summary. Its result is in the store."""
+        return cls(
+            round_id=bytes.fromhex(summary["round"]),
+            study=summary["study"],
+            modulus=summary.get("modulus", 0),
+            opened=summary["opened"],
+            attempt=summary.get("attempt", 1),
+            phase=summary["phase"],
+            outcome=summary["outcome"],
+            code=summary.get("code", ""),
+            detail=summary.get("detail", ""),
+            missing=tuple(summary.get("missing", ())),
+            seconds=summary.get("seconds"),
+        )
 
     @property
     def ended(self) -> bool:
         """Whether it has a result or was aborted."""
         return self.outcome != "open"
 
+    def end(self, ended: Ended) -> None:
+        """It has a result or was aborted, now."""
+        self.outcome, self.code, self.detail = ended.outcome, ended.code, ended.detail
+        self.missing, self.waiting_for = ended.missing, ()
+        self.phase = ended.phase or ended.outcome
+        self.seconds = time.perf_counter() - self.started
+
     def summary(self) -> dict[str, object]:
         """For people and scripts; without the statistics."""
         summary: dict[str, object] = {
             "round": self.round_id.hex(),
-            "study": self.study.id,
+            "study": self.study,
             "opened": self.opened,
             "phase": self.phase,
             "outcome": self.outcome,
+            "attempt": self.attempt,
         }
+        if self.modulus:
+            summary["modulus"] = self.modulus
+        if self.followed_by:
+            summary["followed_by"] = self.followed_by
         if not self.ended:
             summary["waiting_for"] = list(self.waiting_for)
         elif self.outcome != RELEASED:
@@ -59,15 +93,14 @@ class RoundRecord:
             summary["seconds"] = round(self.seconds, 4)
         return summary
 
-    def full(self) -> dict[str, object]:
+    def full(self, result: Result | None) -> dict[str, object]:
         """The summary and, once released, the result: `{"outcome", "patients", "modulus", "statistics", ...}`."""
         full = self.summary()
         if self.outcome == RELEASED:
-            full["modulus"] = self.modulus
-            if self.result is None:
-                full["detail"] = "the values of this result are no longer kept"
+            if result is None:
+                full["detail"] = "the values of this result have been erased"
             else:
-                full |= {"patients": self.result.members, "statistics": self.result.plain()}
+                full |= {"patients": result.members, "statistics": result.plain()}
         return full
 
 
@@ -83,9 +116,13 @@ class Records:
     def add(self, record: RoundRecord) -> None:
         """A round that is about to open."""
         self._rounds[record.round_id] = record
-        surplus = max(0, len(self._rounds) - _KEPT)
+        surplus = max(0, len(self._rounds) - KEPT_RECORDS)
         for round_id in [other.round_id for other in self._rounds.values() if other.ended][:surplus]:
             del self._rounds[round_id]
+
+    def discard(self, round_id: bytes) -> None:
+        """A round that could not be opened after all."""
+        self._rounds.pop(round_id, None)
 
     def get(self, round_id: bytes) -> RoundRecord | None:
         """The round, if it is remembered."""
@@ -108,10 +145,7 @@ class Records:
                 self._released.append(round_id)
                 self._trim_results()
             case Ended():
-                record.outcome, record.code, record.detail = effect.outcome, effect.code, effect.detail
-                record.missing, record.waiting_for = effect.missing, ()
-                record.phase = effect.phase or effect.outcome
-                record.seconds = time.perf_counter() - record.started
+                record.end(effect)
         news = self._news.pop(round_id, None)
         if news is not None:
             news.set()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from scripts.deployment import HOSPITAL, Deployment
+from scripts.deployment import Deployment
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 10.0
@@ -41,7 +41,7 @@ class Daemons:
 
     def __enter__(self) -> Daemons:
         try:
-            for name in (HOSPITAL, *self.deployment.names):
+            for name in self.deployment.nodes:
                 self.start(name)
         except BaseException:
             self.stop()
@@ -78,6 +78,13 @@ class Daemons:
             status = child.process.poll()
             if status is not None:
                 raise DaemonFailure(f"{name} ended with status {status}; its last lines:\n{self.last_lines(name)}")
+
+    def forget_ended(self) -> list[str]:
+        """The names of daemons that have ended, which are not looked after from now on."""
+        ended = [name for name, child in self.children.items() if child.process.poll() is not None]
+        for name in ended:
+            del self.children[name]
+        return ended
 
     def stop(self) -> None:
         """Ends every daemon: asks first, insists after some seconds. A second Ctrl-C does not leave any behind."""

@@ -9,17 +9,20 @@ so that its memory grows with the length of a vector and not with the number of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import ClassVar
 
 from mpc.credentials import Credentials
 from mpc.disclosure import ENCODING
-from mpc.envelope import Place, write_unsealed
+from mpc.envelope import Place, Recipient, write_unsealed
 from mpc.errors import Answer, MessageRefused
 from mpc.identity import Credential, Identity
-from mpc.keys import Keyring
+from mpc.keys import Keyring, WrappingKey
 from mpc.messages import (
-    PROTOCOL_VERSION,
+    NEWEST_VERSION,
+    OLDEST_VERSION,
     READY_STATEMENT,
     Abort,
     AbortCode,
@@ -53,7 +56,7 @@ from mpc.rounds.events import (
 )
 from mpc.rounds.machine import Machine, Received, Transitions, explain, is_heavy
 from mpc.rounds.patient import RECEIPT_GRACE
-from mpc.rounds.roster import Participant, Question, context_of, read_consent, write_roster
+from mpc.rounds.roster import Participant, Question, context_of, read_consent, version_of, write_roster
 from mpc.secret import Entropy
 from mpc.signature import sha256
 from mpc.statement import Signed, read
@@ -84,13 +87,24 @@ class HospitalRound(Machine):
     name = "hospital round"
 
     def __init__(
-        self, round_id: bytes, keyring: Keyring, entropy: Entropy, *, credentials: Credentials, me: Credential, study: Study
+        self,
+        round_id: bytes,
+        keyring: Keyring,
+        entropy: Entropy,
+        *,
+        credentials: Credentials,
+        me: Credential,
+        study: Study,
+        sealed_for: Mapping[Identity, WrappingKey | None] = MappingProxyType({}),
     ) -> None:
-        """Raises StudyError when the study cannot be run."""
+        """`sealed_for`: patients behind a relay, whose Invitation is sealed with this key; None where none is known, so that
+        the patient cannot be invited. Raises StudyError when the study cannot be run.
+        """
         super().__init__(round_id, keyring, entropy, HospitalState.NEW)
         self.credentials = credentials
         self.me = me
         self.study = study
+        self.sealed_for = sealed_for
         self.segments = plan(study, len(study.members))
         self.question: Question | None = None
         self.participants: dict[Identity, Participant] = {}
@@ -166,8 +180,8 @@ class HospitalRound(Machine):
         assert self.round_key is not None
         start = int(now)
         invitation = Invitation(
-            version_min=PROTOCOL_VERSION,
-            version_max=PROTOCOL_VERSION,
+            version_min=OLDEST_VERSION,
+            version_max=NEWEST_VERSION,
             round=self.round_id,
             nonce=self.entropy(32),
             hospital=self.keyring.identity.uri,
@@ -185,14 +199,24 @@ class HospitalRound(Machine):
         self.invitation_digest = sha256(payload)
         self.question = Question(invitation, self.invitation_digest, self.study, self.me)
         self.state = HospitalState.INVITING
-        place = Place(self.round_id, self.invitation_digest)
-        effects: list[Effect] = []
-        for patient in self.invited:
-            envelope, _ = write_unsealed(
-                Kind.INVITATION, payload, place, keyring=self.keyring, round_key=self.round_key, recipient=patient
-            )
-            effects.append(Send(patient, Kind.INVITATION, envelope, "", float(invitation.answer_by)))
+        self.unreachable.update(patient for patient, key in self.sealed_for.items() if key is None)
+        reachable = [patient for patient in self.invited if patient not in self.unreachable]
+        if len(reachable) < self.study.minimum:
+            return self._abort(AbortCode.TOO_FEW, tuple(patient.name for patient in self.invited if patient in self.unreachable))
+        effects = [self._invite(patient, invitation) for patient in reachable]
         return [*effects, self._progress(), WakeAt(float(invitation.answer_by))]
+
+    def _invite(self, patient: Identity, invitation: Invitation) -> Send:
+        assert self.round_key is not None
+        until = float(invitation.answer_by)
+        key = self.sealed_for.get(patient)
+        if key is not None:
+            return self._seal(Kind.INVITATION, invitation, Recipient(patient, key, b""), until)[0]
+        place = Place(self.round_id, self.invitation_digest)
+        envelope, _ = write_unsealed(
+            Kind.INVITATION, encode(invitation), place, keyring=self.keyring, round_key=self.round_key, recipient=patient
+        )
+        return Send(patient, Kind.INVITATION, envelope, "", until)
 
     def _consented(self, received: Received, now: float) -> list[Effect]:
         assert self.question is not None and self.round_key is not None
@@ -230,7 +254,7 @@ class HospitalRound(Machine):
             return self._abort(AbortCode.TOO_FEW, absent)
         roster = write_roster(self.question, self.keyring.chain, self.participants.values())
         self.members = tuple(sorted(self.participants.values(), key=lambda member: member.identity.uri))
-        self.context = context_of(encode(roster))
+        self.context, self.version = context_of(encode(roster)), version_of(self.members)
         self.state = HospitalState.SHARING
         ready_by, deadline = self.question.invitation.ready_by, self.question.invitation.deadline
         # Members say by ready_by whom they lack; the hospital waits a little longer, for those words to arrive.

@@ -127,7 +127,7 @@ def by_hand(kept: Path) -> Iterator[list[str]]:
     """Does what the README in a kept deployment says, in its directory; gives the last command, which opens a round."""
     commands = [line.split() for line in (kept / "README").read_text().splitlines() if line.startswith("    cohortium ")]
     *daemons, opening = [[*COHORTIUM, *words] for _, *words in commands]
-    assert [words[len(COHORTIUM)] for words in daemons] == ["patient"] * (len(daemons) - 1) + ["hospital"]
+    assert [words[len(COHORTIUM)] for words in daemons] == ["hospital"] + ["patient"] * (len(daemons) - 1)
     with (kept / "by-hand.log").open("ab") as log:
         processes = [subprocess.Popen(words, cwd=kept, env=HAND, stdout=log, stderr=log) for words in daemons]
         try:

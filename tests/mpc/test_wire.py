@@ -76,7 +76,9 @@ values: dict[type[Struct], st.SearchStrategy[Any]] = {
         signed,
         digests,
     ),
-    Consent: st.builds(Consent, digests, st.text(max_size=9), digests, st.text(max_size=9), signed, digests, times),
+    Consent: st.builds(
+        Consent, digests, st.text(max_size=9), digests, st.text(max_size=9), st.integers(1, 255), signed, digests, times
+    ),
     Declined: st.builds(Declined, digests),
     Roster: st.builds(Roster, digests, chains, tuples(st.builds(Member, chains, signed))),
     Share: st.builds(Share, digests),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
+import msgspec
 import pytest
 
 from mpc.errors import StudyError
@@ -18,13 +20,14 @@ from nodes.config import check_hospital
 from nodes.hospital import HospitalDaemon
 from nodes.patient import PatientDaemon
 from nodes.records import RoundRecord
+from nodes.store.base import StoreError
 from tests.mpc.nodes import HOSPITAL, credential, patient, study
 from tests.nodes.house import STUDY, Site, at_work, eventually, make_site, short_directory
 
 VALUES = {"alice": 725, "bob": 310, "charlie": 540}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def site() -> Iterator[Site]:
     with short_directory() as directory:
         yield make_site(directory, VALUES)
@@ -34,7 +37,6 @@ def site() -> Iterator[Site]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nodes.keys.DEFAULT_BITS", 2048)
     monkeypatch.setattr("nodes.daemon._settle", lambda: None)
-    monkeypatch.setattr("nodes.daemon.STOP_SECONDS", 0.2)
 
 
 @dataclass
@@ -63,7 +65,7 @@ async def test_rounds_over_real_tls_are_exact_one_after_another_and_together(run
     together = await asyncio.gather(*(hospital.open_round("pressure") for _ in range(3)))
     await eventually(lambda: all(record.ended for record in together))
     for record in (first, *together):
-        assert record.full()["statistics"] == {"value": {"sum": 1575}}
+        assert record.full(record.result)["statistics"] == {"value": {"sum": 1575}}
         assert record.modulus == 3_000_001
     assert len({record.round_id for record in hospital.records.all()}) == 4
     status = hospital.status()
@@ -105,7 +107,7 @@ async def test_an_absent_patient_is_waited_for_and_named_and_the_next_round_work
         async with at_work(charlie):  # daemons start in any order
             again = await hospital.open_round("pressure")
             await eventually(lambda: again.ended)
-            assert again.full()["statistics"] == {"value": {"sum": 1575}}
+            assert again.full(again.result)["statistics"] == {"value": {"sum": 1575}}
             assert hospital.status()["unreachable"] == {}
 
 
@@ -144,10 +146,10 @@ def test_a_hospital_has_no_values_and_is_invited_to_nothing(idle: HospitalDaemon
 async def test_cancelling_a_round_that_ended_changes_nothing(running: Running) -> None:
     record = await running.hospital.open_round("pressure")
     await eventually(lambda: record.ended)
-    before = record.full()
+    before = record.full(record.result)
     running.hospital.cancel_round(record.round_id)
     await running.hospital.open_round("pressure")  # behind it in the queue
-    assert record.full() == before
+    assert record.full(record.result) == before
 
 
 async def test_a_record_is_kept_from_the_moment_of_opening(running: Running) -> None:
@@ -155,3 +157,97 @@ async def test_a_record_is_kept_from_the_moment_of_opening(running: Running) -> 
     assert running.hospital.records.get(record.round_id) is record
     assert record.phase in ("inviting", "sharing", "collecting", "released")
     await eventually(lambda: record.ended)
+
+
+# -- rounds that fail, and rounds of earlier lives
+
+
+@pytest.fixture
+def four() -> Iterator[Site]:
+    """A site with a study of which three patients are enough."""
+    study = STUDY.replace("[alice, bob, charlie]", "[alice, bob, charlie, dora], minimum: 3")
+    with short_directory() as directory:
+        yield make_site(directory, VALUES | {"dora": 1}, study)
+
+
+async def test_a_round_that_failed_is_opened_again_without_those_who_failed_it(four: Site) -> None:
+    hospital, patients = four.daemons()
+    patients["dora"].sources = {}
+    async with at_work(hospital, *patients.values()):
+        failed = await hospital.open_round("pressure")
+        await eventually(lambda: failed.ended)
+        assert (failed.code, failed.missing, failed.attempt) == (AbortCode.UNAVAILABLE, ("dora",), 1)
+        await eventually(lambda: [record.ended for record in hospital.records.all()] == [True, True])
+        _, record = hospital.records.all()
+        assert failed.full(None)["followed_by"] == record.round_id.hex()
+        assert (record.outcome, record.attempt) == ("released", 2)
+        full = record.full(record.result)
+        assert (full["patients"], full["statistics"]) == (3, {"value": {"sum": 1575}})
+
+
+async def test_a_round_is_tried_again_as_often_as_the_configuration_says_and_no_more(four: Site) -> None:
+    hospital, patients = four.daemons()
+    hospital.use(msgspec.structs.replace(hospital.config, retries=0))
+    patients["dora"].sources = {}
+    async with at_work(hospital, *patients.values()):
+        failed = await hospital.open_round("pressure")
+        await eventually(lambda: failed.ended)
+        assert "followed_by" not in failed.full(None)
+    assert hospital.records.all() == [failed]
+
+
+async def test_a_round_without_enough_others_is_not_tried_again(site: Site) -> None:
+    hospital, patients = site.daemons()
+    patients["charlie"].sources = {}
+    async with at_work(hospital, *patients.values()):
+        failed = await hospital.open_round("pressure")
+        await eventually(lambda: failed.ended)
+    assert (failed.code, failed.followed_by) == (AbortCode.UNAVAILABLE, "")
+    assert hospital.records.all() == [failed]
+
+
+async def test_results_are_in_the_store_after_a_restart(site: Site) -> None:
+    hospital, patients = site.daemons()
+    async with at_work(hospital, *patients.values()):
+        record = await hospital.open_round("pressure")
+        await eventually(lambda: record.ended)
+        full = await hospital.full(record)
+    again = HospitalDaemon(check_hospital(site.hospital))
+    async with at_work(again):
+        (kept,) = again.records.all()
+        assert kept.result is None
+        # From the commit to the news of it some milliseconds pass, which the kept summary does not count.
+        assert await again.full(kept) | {"seconds": full["seconds"]} == full
+        assert full["statistics"] == {"value": {"sum": 1575}}
+        await again.store.erase_before(time.time() + 1)
+        assert (await again.full(kept))["detail"] == "the values of this result have been erased"
+
+
+async def test_a_round_goes_on_after_a_restart_of_all(site: Site) -> None:
+    hospital, patients = site.daemons()
+    del patients["charlie"]
+    async with at_work(hospital, *patients.values()):
+        opened = await hospital.open_round("pressure")
+        await eventually(lambda: opened.waiting_for == ("charlie",))
+    again, everybody = site.daemons()
+    async with at_work(again, *everybody.values()):
+        (record,) = again.records.all()
+        assert (record.round_id, record.modulus) == (opened.round_id, 3_000_001)
+        assert abs(record.opened - opened.opened) < 1
+        await eventually(lambda: record.ended)
+        assert record.full(record.result)["statistics"] == {"value": {"sum": 1575}}
+
+
+async def test_a_round_that_cannot_be_kept_is_not_opened(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def full(_steps: object) -> int:
+        raise StoreError("disk-full", "the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(running.hospital.store, "commit", full)
+        with pytest.raises(StoreError, match="the round could not be kept"):
+            await running.hospital.open_round("pressure")
+        assert running.hospital.not_ready() == ["the store fails: disk-full"]
+    assert running.hospital.records.all() == []
+    record = await running.hospital.open_round("pressure")
+    await eventually(lambda: record.ended)
+    assert running.hospital.not_ready() == []
