@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -65,6 +66,16 @@ async def eventually(condition: Callable[[], bool]) -> None:
     while not condition():
         assert loop.time() < deadline, "the condition did not come about"
         await asyncio.sleep(0.001)
+
+
+@contextlib.asynccontextmanager
+async def nothing_left_over() -> AsyncIterator[None]:
+    """Whatever is done inside, no task and no protocol thread outlives it."""
+    before, threads = asyncio.all_tasks(), set(threading.enumerate())
+    yield
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() <= before | {task for task in [asyncio.current_task()] if task}
+    assert not [thread.name for thread in set(threading.enumerate()) - threads if thread.name.startswith("protocol")]
 
 
 async def soon(awaitable: Awaitable[Any]) -> Any:

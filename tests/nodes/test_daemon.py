@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import socket
-import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from nodes.fields import address
 from nodes.hospital import HospitalDaemon
 from nodes.patient import PatientDaemon
 from tests.mpc.nodes import HOSPITAL, ROUND, patient
-from tests.nodes.house import Site, at_work, eventually, make_site, short_directory, soon
+from tests.nodes.house import Site, at_work, eventually, make_site, nothing_left_over, short_directory, soon
 
 VALUES = {"alice": 725, "bob": 310, "charlie": 540}
 
@@ -45,11 +44,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 async def nothing_is_left_over() -> AsyncIterator[None]:
-    before, threads = asyncio.all_tasks(), set(threading.enumerate())
-    yield
-    await asyncio.sleep(0)
-    assert asyncio.all_tasks() <= before | {task for task in [asyncio.current_task()] if task}
-    assert not [thread.name for thread in set(threading.enumerate()) - threads if thread.name.startswith("protocol")]
+    async with nothing_left_over():
+        yield
 
 
 @pytest.fixture

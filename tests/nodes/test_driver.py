@@ -64,6 +64,7 @@ from tests.nodes.house import (
     hospital_machine,
     invitation,
     make_node,
+    nothing_left_over,
     running,
     soon,
     ward,
@@ -86,12 +87,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture(autouse=True)
 async def nothing_is_left_over() -> AsyncIterator[None]:
-    """Whatever a test does, no task and no protocol thread outlives its drivers."""
-    before, threads = asyncio.all_tasks(), set(threading.enumerate())
-    yield
-    await asyncio.sleep(0)
-    assert asyncio.all_tasks() <= before | {task for task in [asyncio.current_task()] if task}
-    assert not [thread.name for thread in set(threading.enumerate()) - threads if thread.name.startswith("protocol")]
+    async with nothing_left_over():
+        yield
     gc.collect()  # a future whose exception nobody heard complains now, in its own test
 
 

@@ -25,6 +25,7 @@ from nodes.commands.status import status as status_command
 from nodes.metrics import Registry
 from nodes.records import Records, RoundRecord
 from tests.mpc.nodes import study
+from tests.nodes.house import eventually
 
 STUDY = study("alice", "bob", "charlie")
 ROUNDS = [bytes([number]) * 16 for number in range(1, 9)]
@@ -87,10 +88,14 @@ class Play:
 
     # -- scripts
 
+    async def _watched(self, record: RoundRecord) -> None:
+        """A watcher has seen how the round stands and waits for news, so that it misses no step."""
+        await eventually(lambda: record.round_id in self.records._news)
+
     async def release(self, record: RoundRecord, *values: int) -> None:
         steps = [("inviting", ("alice", "bob", "charlie")), ("inviting", ("bob",)), ("sharing", ("alice",)), ("collecting", ())]
         for phase, waiting in steps:
-            await asyncio.sleep(0.005)
+            await self._watched(record)
             self.records.note(record.round_id, Progressed(phase, waiting))
         octets = b"".join(value.to_bytes(8, "little", signed=True) for value in values or (1575,))
         result = RoundResult(bytes(32), 3, (StatisticResult("sum", "value", octets),))
@@ -98,11 +103,11 @@ class Play:
         self.records.note(record.round_id, Ended(RELEASED))
 
     async def abort(self, record: RoundRecord) -> None:
-        await asyncio.sleep(0.005)
+        await self._watched(record)
         self.records.note(record.round_id, Progressed("inviting", ("alice", "bob", "charlie")))
-        await asyncio.sleep(0.005)
+        await self._watched(record)
         self.records.note(record.round_id, Progressed("sharing", ("bob", "charlie")))
-        await asyncio.sleep(0.005)
+        await self._watched(record)
         self.records.note(record.round_id, Ended(ABORTED, "member-missing", "sharing", ("bob",), "bob went silent while sharing"))
 
 
