@@ -101,7 +101,7 @@ class Daemon:
 
     @abstractmethod
     def new_round(self, message: Admitted) -> Machine | None:
-        """The machine for a round that an Invitation opens here; called on the protocol thread."""
+        """The machine for a round that an Invitation opens here; called between two transitions, and must be quick."""
 
     @abstractmethod
     def read_sources(self, study: Study) -> RoundEvent:

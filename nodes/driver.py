@@ -1,7 +1,8 @@
 """The only interpreter of effects: event -> transition -> commit -> answer and send.
 
-All machines of a node live on one protocol thread, so no transition ever meets another, and arithmetic, seals and signatures
-never hold up the event loop. The loop hands over whatever has arrived in one batch, and acts on the effects in order.
+Whatever has arrived is worked on in one batch, and the next batch waits for it, so no transition ever meets another. Long
+vectors, large messages and large rosters go to a thread of their own, the protocol thread, where they do not hold up the event
+loop; a batch of light work is done on the loop at once. The effects are acted on in order.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ from nodes.store.base import Store
 from nodes.transport.base import Transport
 
 _BATCH = 16
-"""Events handed to the protocol thread at once: their answers leave together."""
+"""Events worked on at once: their answers leave together."""
 _LIGHT_BYTES = 16 * 1024
 _HOLD_SECONDS = 2.0
 """How long a message that came before its round is held, before the sender is told `later`."""
@@ -246,7 +247,7 @@ class Driver:
             return len(what.raw) <= _LIGHT_BYTES and not self._heavy
         return what.machine is None and what.round_id not in self._heavy
 
-    # -- on the protocol thread, or on the loop while nothing is under way there
+    # -- transitions: on the protocol thread, or on the loop while nothing is under way there
 
     def _work(self, batch: list[_Job]) -> list[_Outcome]:
         return [self._transition(job.what) for job in batch]

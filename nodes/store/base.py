@@ -13,7 +13,7 @@ from mpc.rounds.events import Effect
 
 
 class Store(Ledger, Protocol):
-    """Durable effects of transitions, and what was durable before. Called from the protocol thread only."""
+    """Durable effects of transitions, and what was durable before. Called by one transition at a time, on any thread."""
 
     def commit(self, round_id: bytes, effects: Sequence[Effect], now: float) -> None:
         """Keeps what this transition changed. When it returns, the effects may be acted upon."""
