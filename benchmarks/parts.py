@@ -207,7 +207,7 @@ class _Ends:
             keyring=self.keyring,
             round_key=self.round_key,
             recipient=self.recipient,
-            entropy=os.urandom,
+            secret=os.urandom(32),
         )
         return envelope
 

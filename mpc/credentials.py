@@ -25,6 +25,15 @@ class Credentials:
             self._known.popitem(last=False)
         return credential
 
+    def replace_trust(self, trust: Trust, authorities: frozenset[bytes]) -> None:
+        """Believes `trust` from now on; `authorities` are the SHA-256 digests of its roots.
+
+        What they vouch for stays known, so that rounds under way go on; the rest is forgotten.
+        """
+        self._trust = trust
+        for digest in [digest for digest, known in self._known.items() if known.authority not in authorities]:
+            del self._known[digest]
+
     def find(self, digest: bytes, now: float) -> Credential | None:
         """The credential of the certificate with this SHA-256 digest, if known. Raises IdentityError once it has expired."""
         credential = self._known.get(digest)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from mpc.errors import StudyError
 from mpc.identity import Credential, Identity
-from mpc.messages import PROTOCOL_VERSION, Invitation
+from mpc.messages import NEWEST_VERSION, OLDEST_VERSION, Invitation
 from mpc.statistics import plan
 from mpc.study import MINIMUM_COHORT, Study
 
@@ -22,6 +22,9 @@ ENCODING = "statistics/1"
 
 RATE_WINDOW = 60.0
 """Seconds over which invitations are counted."""
+
+_MAX_REASON = 1000
+"""Characters: a study that came may be wrong in a thousand places."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +75,10 @@ class Ledger(Protocol):
 
 def refuse_invitation(policy: Policy, ledger: Ledger, me: Identity, invitation: Invitation, study: Study, now: float) -> str:
     """Why this patient declines, in words for its own ledger; empty when it consents."""
-    if not invitation.version_min <= PROTOCOL_VERSION <= invitation.version_max:
+    if not (invitation.version_min <= NEWEST_VERSION and invitation.version_max >= OLDEST_VERSION):
         return (
-            f"the round needs protocol version {invitation.version_min} to {invitation.version_max}, this is {PROTOCOL_VERSION}"
+            f"the round needs protocol version {invitation.version_min} to {invitation.version_max}, "
+            f"this node speaks {OLDEST_VERSION} to {NEWEST_VERSION}"
         )
     if not any(fnmatch.fnmatchcase(study.id, pattern) for pattern in policy.studies):
         return f"the policy answers no study called {study.id}"
@@ -86,7 +90,7 @@ def refuse_invitation(policy: Policy, ledger: Ledger, me: Identity, invitation: 
         return f"{policy.max_open_rounds} rounds are open already"
     if ledger.invitations_since(now - RATE_WINDOW) >= policy.invitations_per_minute:
         return f"more than {policy.invitations_per_minute} invitations in a minute"
-    return _refuse_study(policy, me, invitation, study)
+    return _refuse_study(policy, me, invitation, study)[:_MAX_REASON]
 
 
 def _refuse_study(policy: Policy, me: Identity, invitation: Invitation, study: Study) -> str:

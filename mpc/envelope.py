@@ -10,10 +10,14 @@ Layout, integers big-endian (docs/protocol.md has the vectors):
     64       signature over tag-of-kind ‖ 0 ‖ all of the above
 
     content key     = HKDF-SHA256(secret ‖ X25519(sender's round key, recipient's round key), info = header)
+                      HKDF-SHA256(secret, info = header) for an Invitation: nobody knows the recipient's round key yet
     associated data = everything before the ciphertext's length
 
 A content key seals once, so the nonce is zero; a retry resends the same bytes. Fixed lengths and one signature form leave a
 third party nothing to alter: the digest of the signed bytes is the message's name.
+
+An Invitation goes unsealed straight to its recipient, and sealed through a relay. That seal rests on the recipient's RSA key
+alone: who records it and steals that key before it is erased reads the question. No answer is in it.
 """
 
 from __future__ import annotations
@@ -30,9 +34,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from mpc.errors import Answer, IdentityError, MessageRefused
 from mpc.identity import Identity
 from mpc.keys import Keyring, RoundKey, WrappingKey
-from mpc.messages import PROTOCOL_VERSION, RULES, Digest, Kind, RoundId
+from mpc.messages import NEWEST_VERSION, OLDEST_VERSION, RULES, Digest, Kind, RoundId
 from mpc.messages import RoundKey as RoundKeyBytes
-from mpc.secret import Entropy
 from mpc.signature import SIGNATURE_BYTES, sign_digest, tagged_digest
 from mpc.wire import Struct, decode, encode
 
@@ -41,7 +44,7 @@ OVERHEAD = 4096 + 3 * 8192
 MAX_CHAIN = 3
 _NONCE = bytes(12)
 _TAG_BYTES = 16
-_SECRET_BYTES = 32
+SECRET_BYTES = 32
 
 
 class Header(Struct, frozen=True):
@@ -64,6 +67,7 @@ class Header(Struct, frozen=True):
 class Envelope:
     """A received envelope, taken apart. Nothing about it is verified yet."""
 
+    version: int
     header: Header
     sender: Identity
     recipient: Identity
@@ -82,6 +86,11 @@ class Envelope:
         """What the message is."""
         return self.header.kind
 
+    @property
+    def sealed(self) -> bool:
+        """Whether its payload is encrypted for the recipient, so that a relay may carry it."""
+        return bool(self.wrapped)
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Recipient:
@@ -90,14 +99,16 @@ class Recipient:
     identity: Identity
     wrapping_key: WrappingKey
     round_key: bytes
+    """Empty for an Invitation, which comes before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What an envelope belongs to: a round and the context in it."""
+    """What an envelope belongs to: a round, the context in it, and the protocol version that it speaks."""
 
     round: bytes
     context: bytes
+    version: int = OLDEST_VERSION
 
 
 def _oaep(header: bytes) -> padding.OAEP:
@@ -108,8 +119,8 @@ def _content_key(secret: bytes, agreed: bytes, header: bytes) -> AESGCM:
     return AESGCM(HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=header).derive(secret + agreed))
 
 
-def _prefix(header: bytes, chain: tuple[bytes, ...], wrapped: bytes) -> bytes:
-    parts = [struct.pack(">BH", PROTOCOL_VERSION, len(header)), header, struct.pack(">B", len(chain))]
+def _prefix(version: int, header: bytes, chain: tuple[bytes, ...], wrapped: bytes) -> bytes:
+    parts = [struct.pack(">BH", version, len(header)), header, struct.pack(">B", len(chain))]
     for certificate in chain:
         parts += [struct.pack(">H", len(certificate)), certificate]
     parts += [struct.pack(">H", len(wrapped)), wrapped]
@@ -124,18 +135,22 @@ def seal(
     keyring: Keyring,
     round_key: RoundKey,
     recipient: Recipient,
-    entropy: Entropy,
+    secret: bytes,
 ) -> tuple[bytes, bytes]:
-    """(the envelope, its digest). The payload is encrypted for `recipient` and signed by the keyring's owner."""
+    """(the envelope, its digest). The payload is encrypted for `recipient` and signed by the keyring's owner.
+
+    `secret` is 32 fresh unpredictable bytes: it makes the content key, which seals this once.
+    """
+    assert bool(recipient.round_key) == RULES[kind].sealed, "only an Invitation is sealed without the recipient's round key"
     key = recipient.wrapping_key
     header = _header(kind, place, keyring, round_key, recipient.identity, key.key_id)
-    secret = entropy(_SECRET_BYTES)
     wrapped = key.public_key.encrypt(secret, _oaep(header))
-    prefix = _prefix(header, keyring.chain if RULES[kind].introduces else (), wrapped)
+    prefix = _prefix(place.version, header, keyring.chain if RULES[kind].introduces else (), wrapped)
     size = len(payload) + _TAG_BYTES
     envelope = bytearray(len(prefix) + 4 + size + SIGNATURE_BYTES)
     envelope[: len(prefix) + 4] = prefix + struct.pack(">I", size)
-    content_key = _content_key(secret, round_key.agree(recipient.round_key), header)
+    agreed = round_key.agree(recipient.round_key) if recipient.round_key else b""
+    content_key = _content_key(secret, agreed, header)
     content_key.encrypt_into(_NONCE, payload, prefix, memoryview(envelope)[len(prefix) + 4 : -SIGNATURE_BYTES])
     return _signed(kind, envelope, keyring)
 
@@ -145,7 +160,7 @@ def write_unsealed(
 ) -> tuple[bytes, bytes]:
     """(the envelope, its digest) of a kind that is signed only. It must go straight to the recipient, over TLS."""
     header = _header(kind, place, keyring, round_key, recipient, b"")
-    prefix = _prefix(header, keyring.chain if RULES[kind].introduces else (), b"")
+    prefix = _prefix(place.version, header, keyring.chain if RULES[kind].introduces else (), b"")
     envelope = bytearray(prefix + struct.pack(">I", len(payload)) + payload + bytes(SIGNATURE_BYTES))
     return _signed(kind, envelope, keyring)
 
@@ -198,7 +213,8 @@ def parse(raw: bytes, max_size: int) -> Envelope:
     if len(raw) > max_size:
         raise MessageRefused(Answer.REJECTED, "size")
     reader = _Reader(memoryview(raw))
-    if reader.number(1) != PROTOCOL_VERSION:
+    version = reader.number(1)
+    if not OLDEST_VERSION <= version <= NEWEST_VERSION:
         raise MessageRefused(Answer.REJECTED, "version")
     header_bytes = bytes(reader.take(reader.number(2)))
     header = decode(header_bytes, Header)
@@ -214,27 +230,29 @@ def parse(raw: bytes, max_size: int) -> Envelope:
     rule = RULES[header.kind]
     if reader.at != len(reader.raw) or bool(chain) != rule.introduces:
         raise MessageRefused(Answer.REJECTED, "encoding")
-    if (bool(wrapped), len(header.key_id)) != (rule.sealed, 32 if rule.sealed else 0):
+    if len(header.key_id) != (32 if wrapped else 0) or (rule.sealed and not wrapped):
         raise MessageRefused(Answer.REJECTED, "encoding")
     try:
         sender, recipient = Identity.parse(header.sender), Identity.parse(header.recipient)
     except IdentityError as error:
         raise MessageRefused(Answer.REJECTED, "encoding") from error
     digest = tagged_digest(header.kind.purpose, signed)
-    return Envelope(header, sender, recipient, chain, prefix, header_bytes, wrapped, ciphertext, signature, digest)
+    return Envelope(version, header, sender, recipient, chain, prefix, header_bytes, wrapped, ciphertext, signature, digest)
 
 
-def open_sealed(envelope: Envelope, private_key: rsa.RSAPrivateKey, round_key: RoundKey) -> bytes:
-    """The payload. Raises MessageRefused ("unopenable") whatever it is that fails, after the same work."""
+def open_sealed(envelope: Envelope, private_key: rsa.RSAPrivateKey, round_key: RoundKey | None) -> bytes:
+    """The payload; `round_key` is the recipient's, None for an Invitation. Raises MessageRefused ("unopenable") whatever it is
+    that fails, after the same work.
+    """
     sound = True
     try:
         secret = private_key.decrypt(envelope.wrapped, _oaep(envelope.header_bytes))
     except ValueError:
-        secret, sound = bytes(_SECRET_BYTES), False
-    if len(secret) != _SECRET_BYTES:
-        secret, sound = bytes(_SECRET_BYTES), False
+        secret, sound = bytes(SECRET_BYTES), False
+    if len(secret) != SECRET_BYTES:
+        secret, sound = bytes(SECRET_BYTES), False
     try:
-        agreed = round_key.agree(envelope.header.round_key)
+        agreed = round_key.agree(envelope.header.round_key) if round_key is not None else b""
     except ValueError:
         agreed, sound = bytes(32), False
     payload = bytearray(max(0, len(envelope.ciphertext) - _TAG_BYTES))

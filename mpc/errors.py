@@ -18,6 +18,7 @@ broke ("above its bound"), never by itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 
@@ -113,3 +114,8 @@ class InvalidTransition(CohortiumError):
         self.state = state
         self.event = event
         self.story = story
+
+
+def few(names: Sequence[str], most: int = 10) -> str:
+    """Names for an error's text: the first `most`, and how many more there are. A peer may have made the list."""
+    return (", ".join(names[:most]) or "none") + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -16,7 +16,10 @@ from mpc.statement import Signed
 from mpc.study import MAX_MEMBERS
 from mpc.wire import Struct
 
-PROTOCOL_VERSION = 1
+OLDEST_VERSION = 1
+"""What every message is written in until the members of its round have said what they speak."""
+NEWEST_VERSION = 1
+"""A node speaks this version and the one before it, so that nodes can be upgraded one after the other."""
 
 CONSENT_STATEMENT = "consent-statement"
 READY_STATEMENT = "ready-statement"
@@ -112,6 +115,8 @@ class Consent(Struct, frozen=True):
     nonce: Digest
     endpoint: str
     """The https URL under which the other members reach this one."""
+    version: Annotated[int, Meta(ge=1, le=255)]
+    """The newest protocol version that it speaks of those that the Invitation offers; a round speaks the least of them."""
     key_statement: Signed
     round_key: RoundKey
     expires: Time
@@ -204,7 +209,7 @@ class KindRule:
     recipients: frozenset[Role]
     binding: Binding
     sealed: bool = True
-    """Only the Invitation goes unsealed, straight over TLS: it holds a question, and nobody's round key is known yet."""
+    """Always. An Invitation need not be: it holds a question, and nobody's round key is known; straight over TLS it goes bare."""
     introduces: bool = False
     """Carries the signer's certificate chain, because the recipient may not know it yet."""
 

@@ -13,7 +13,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from mpc.errors import IdentityError, StudyError
+from mpc.errors import IdentityError, StudyError, few
 from mpc.identity import Identity, Role
 from mpc.wire import Struct
 
@@ -24,6 +24,9 @@ MAX_PARTS = 1000
 """Variables, and statistics, of one study."""
 MAX_MEMBERS = 1000
 """Members of one study, and so of a round."""
+
+Word = Annotated[str, Meta(max_length=63)]
+"""A name that errors repeat: a stranger's study must not make them long."""
 
 PUBLISH_HOSPITAL = "hospital"
 PUBLISH_MEMBERS = "members"
@@ -36,7 +39,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,62}", re.ASCII)
 class Variable(Struct, frozen=True):
     """A value that each member holds: `length` integers, each in [minimum, maximum]."""
 
-    name: str
+    name: Word
     unit: str
     minimum: int
     maximum: int
@@ -46,14 +49,14 @@ class Variable(Struct, frozen=True):
 class Statistic(Struct, frozen=True):
     """What is computed over a variable; `kind` is a key of `mpc.statistics.FAMILIES`."""
 
-    kind: str
-    variable: str
+    kind: Word
+    variable: Word
 
 
 class Study(Struct, frozen=True):
     """One question. Durations are whole seconds from the opening of the round."""
 
-    id: str
+    id: Word
     title: str
     purpose: str
     variables: Annotated[tuple[Variable, ...], Meta(max_length=MAX_PARTS)]
@@ -66,7 +69,7 @@ class Study(Struct, frozen=True):
     """R, the largest value that any total may take; None: members x (maximum - minimum) of each variable."""
     assume_in_range: bool
     """The author states that every total stays within `range` although the bounds do not prove it."""
-    publish: str
+    publish: Word
     """Who gets the result: "hospital", or "members" too."""
     answer_within: int
     """By then a patient has consented or declined."""
@@ -80,7 +83,7 @@ class Study(Struct, frozen=True):
         for variable in self.variables:
             if variable.name == name:
                 return variable
-        raise StudyError(f"study {self.id}: there is no variable {name!r}; it has {', '.join(v.name for v in self.variables)}")
+        raise StudyError(f"study {self.id}: there is no variable {name!r}; it has {few([v.name for v in self.variables])}")
 
 
 def problems(study: Study) -> list[str]:
@@ -135,7 +138,7 @@ def _variable_problems(study: Study) -> list[str]:
     found += [f"{kind} of {name!r} is asked twice; remove one" for kind, name in sorted(asked) if asked[kind, name] > 1]
     for statistic in study.statistics:
         if statistic.variable not in names:
-            found.append(f"{statistic.kind} of {statistic.variable!r}: no such variable; it has {', '.join(names) or 'none'}")
+            found.append(f"{statistic.kind} of {statistic.variable!r}: no such variable; it has {few(list(names))}")
     used = {statistic.variable for statistic in study.statistics}
     found += [f"variable {name!r} is asked for but no statistic uses it; remove it" for name in names if name not in used]
     return found

@@ -12,9 +12,13 @@ import click
 from mpc.errors import CohortiumError
 
 _COMMANDS = {
+    "doctor": "Check a node's configuration, keys, peers and machine.",
+    "erase": "Delete what a running daemon keeps of old rounds.",
     "hospital": "Run a hospital's daemon.",
+    "log": "Change the level of a running daemon's log.",
     "patient": "Run a patient's daemon.",
     "pki": "Make an authority, issue certificates, look at them and check them.",
+    "relay": "Run a relay's daemon.",
     "round": "Open rounds at a running hospital, and look at them.",
     "status": "Ask a running daemon how it is.",
 }

@@ -10,14 +10,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
-from mpc.errors import ConfigError, StudyError, UsageError
+from mpc.errors import ConfigError, IdentityError, StudyError, UsageError
 from mpc.identity import Identity, Role
 from mpc.study import MINIMUM_COHORT
-from nodes.fields import Consortium, Digest, Endpoints, Listen, Name, Positive, SocketPath, Text, Url, address
+from nodes.fields import (
+    RELAY,
+    Consortium,
+    Digest,
+    Endpoints,
+    Listen,
+    Name,
+    Places,
+    Positive,
+    Proxy,
+    SocketPath,
+    StoreUrl,
+    Text,
+    Url,
+    address,
+)
 from nodes.sources import SourceConfig
 from nodes.sources.base import integer
 from nodes.sources.literal import LiteralValues
@@ -45,38 +60,118 @@ class LogConfig(_Struct, frozen=True, kw_only=True):
     format: Literal["auto", "console", "json"] = "auto"
 
 
+class HealthConfig(_Struct, frozen=True, kw_only=True):
+    """Where /healthz, /readyz and /metrics are served without authentication: to programs on this machine alone."""
+
+    listen: Listen | None = None
+    socket: SocketPath | None = None
+
+    def problems(self) -> Iterator[Problem]:
+        """One place, and none that the network reaches."""
+        if (self.listen is None) == (self.socket is None):
+            yield Problem((), "give exactly one of listen, a loopback address and port, and socket, a path")
+        if self.listen is not None and not _is_loopback(address(self.listen)[0]):
+            yield Problem(
+                ("listen",),
+                f"{self.listen!r} is not a loopback address, and nobody is asked who they are there; "
+                f"write 127.0.0.1:PORT or '[::1]:PORT', or name a socket",
+            )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a host's name may mean another machine tomorrow
+        return False
+
+
 def _positive_limits(limits: Limits) -> Iterator[Problem]:
     for limit in fields(limits):
         if getattr(limits, limit.name) <= 0:
             yield Problem((limit.name,), "must be positive; remove the key for the default")
 
 
-class _NodeConfig(_Struct, frozen=True, kw_only=True):
+class _DaemonConfig(_Struct, frozen=True, kw_only=True):
     """What every daemon is told."""
 
     consortium: Consortium
     name: Name
     identity: IdentityFiles
-    listen: Listen
     admin: SocketPath
     """Unix socket of the local API."""
     limits: Annotated[Limits, checked(_positive_limits)] = Limits()
     log: LogConfig = LogConfig()
+    health: HealthConfig | None = None
+    state: Path = Path("state")
+    """Directory of what the daemon keeps: the store and the keys of open rounds."""
+    store: StoreUrl | None = None
+    """postgresql://... instead of SQLite in `state`."""
+    shutdown_timeout: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 15
+    """Seconds that what is under way gets when the daemon is told to stop."""
+
+
+class RelayAddress(_Struct, frozen=True, kw_only=True):
+    """The relay that a node posts to and fetches from."""
+
+    name: Name
+    url: Url
+
+    @property
+    def endpoint(self) -> str:
+        """What a node behind it announces: relay://NAME@HOST:PORT."""
+        return f"relay://{self.name}@{self.url.removeprefix('https://')}"
+
+
+class _NodeConfig(_DaemonConfig, frozen=True, kw_only=True):
+    """What hospitals and patients are told."""
+
+    relay: RelayAddress | None = None
+    storage_key: Path = Path("storage.key")
+    """What seals the store; made when a new node starts. Keep a copy, and not beside `state`."""
+    keep_days: Positive = 365
+    """Age at which rounds that have ended, their results and the lines of the ledger are erased."""
 
 
 class HospitalConfig(_NodeConfig, frozen=True, kw_only=True):
     """A hospital: which studies it runs, and where the patients are."""
 
+    listen: Listen
     studies: Path
     """Directory of *.yaml."""
-    patients: Annotated[Endpoints, msgspec.Meta(min_length=1)]
+    retries: Annotated[int, msgspec.Meta(ge=0, le=10)] = 1
+    """How often a round that failed before anything was collected is opened again without those who failed it."""
+    patients: Annotated[Places, msgspec.Meta(min_length=1)]
+    """Where each is reached: its URL, or `relay`."""
+
+    @property
+    def place(self) -> str:
+        """Where it takes messages, for people."""
+        return self.listen
+
+    def behind_relay(self, patient: str) -> bool:
+        """Whether this patient is reached through the relay."""
+        return self.patients.get(patient) == RELAY
+
+    def endpoint(self, patient: str, announced: str) -> str:
+        """Where to send what is for this patient."""
+        place = self.patients.get(patient, announced)
+        return self.relay.endpoint if place == RELAY and self.relay is not None else place
+
+    def problems(self) -> Iterator[Problem]:
+        """Who is behind a relay needs one."""
+        behind = [name for name, place in self.patients.items() if place == RELAY]
+        if behind and self.relay is None:
+            yield Problem(
+                ("patients", behind[0]), "is behind a relay, but none is named; add relay: {name: ..., url: https://...}"
+            )
 
 
 class HospitalAddress(_Struct, frozen=True, kw_only=True):
     """The one hospital that a patient answers."""
 
     name: Name
-    url: Url
+    url: Url | None = None
+    """Not needed behind a relay."""
 
 
 class Vouched(_Struct, frozen=True, kw_only=True):
@@ -121,7 +216,12 @@ class Policy(_Struct, frozen=True, kw_only=True):
 class PatientConfig(_NodeConfig, frozen=True, kw_only=True):
     """A patient: whom it answers, what it holds, what it consents to."""
 
+    topology: Literal["direct", "relay"] = "direct"
+    """`relay`: no listener; all mail goes through the relay, on connections that this node opens."""
+    listen: Listen | None = None
     endpoint: Url | None = None
+    proxy: Proxy | None = None
+    """HTTP proxy on the way to the relay."""
     hospital: HospitalAddress
     peers: Endpoints = msgspec.field(default_factory=dict)
     """Addresses that override what members announce."""
@@ -131,25 +231,25 @@ class PatientConfig(_NodeConfig, frozen=True, kw_only=True):
 
     @property
     def url(self) -> str:
-        """Where others reach this patient: `endpoint`, or else the address that it listens on."""
+        """Where others reach this patient: the relay, or `endpoint`, or else the address that it listens on."""
+        if self.topology == "relay":
+            assert self.relay is not None, "`problems` asks for it"
+            return self.relay.endpoint
         return self.endpoint or f"https://{self.listen}"
+
+    @property
+    def place(self) -> str:
+        """Where it takes messages, for people."""
+        return self.listen or self.url
+
+    @property
+    def hospital_url(self) -> str:
+        """Where this patient reaches its hospital."""
+        return self.hospital.url or self.url
 
     def problems(self) -> Iterator[Problem]:
         """Rules between the fields."""
-        if self.endpoint is None and _is_wildcard(address(self.listen)[0]):
-            yield Problem(
-                ("endpoint",),
-                "is missing, and 'listen' names every address of this machine, which nobody can connect to; "
-                "add endpoint: https://HOST:PORT as others reach this patient",
-            )
-        if self.url.lower() == self.hospital.url.lower():
-            yield Problem(("hospital", "url"), "is this patient's own URL; write the hospital's")
-        for name, url in self.peers.items():
-            if name == self.name:
-                yield Problem(("peers", name), "is this patient itself; remove it")
-            elif url.lower() in (self.url.lower(), self.hospital.url.lower()):
-                owner = "this patient" if url.lower() == self.url.lower() else "the hospital"
-                yield Problem(("peers", name), f"has the URL of {owner}; every node listens on its own")
+        yield from self._relay_problems() if self.topology == "relay" else self._direct_problems()
         vouched = self.policy.vouched
         known = len({self.name, *vouched.members})
         if not vouched.authorities and known < self.policy.floor:
@@ -159,6 +259,35 @@ class PatientConfig(_NodeConfig, frozen=True, kw_only=True):
                 f"takes part; add members or authorities",
             )
 
+    def _relay_problems(self) -> Iterator[Problem]:
+        if self.relay is None:
+            yield Problem(("relay",), "is missing, and topology is relay; add relay: {name: ..., url: https://...}")
+        for key in ("listen", "endpoint", "peers"):
+            if getattr(self, key):
+                yield Problem((key,), "has no use behind a relay: everything goes through it; remove the key")
+
+    def _direct_problems(self) -> Iterator[Problem]:
+        if self.listen is None:
+            yield Problem(("listen",), "is missing; add it (text), HOST:PORT to listen on, or say topology: relay")
+        elif self.endpoint is None and _is_wildcard(address(self.listen)[0]):
+            yield Problem(
+                ("endpoint",),
+                "is missing, and 'listen' names every address of this machine, which nobody can connect to; "
+                "add endpoint: https://HOST:PORT as others reach this patient",
+            )
+        if self.proxy is not None:
+            yield Problem(("proxy",), "has no use without topology: relay; remove the key")
+        if self.hospital.url is None:
+            yield Problem(("hospital", "url"), "is missing; write the hospital's https://HOST:PORT, or topology: relay")
+        elif self.url.lower() == self.hospital.url.lower():
+            yield Problem(("hospital", "url"), "is this patient's own URL; write the hospital's")
+        for name, url in self.peers.items():
+            if name == self.name:
+                yield Problem(("peers", name), "is this patient itself; remove it")
+            elif url.lower() in (self.url.lower(), (self.hospital.url or "").lower()):
+                owner = "this patient" if url.lower() == self.url.lower() else "the hospital"
+                yield Problem(("peers", name), f"has the URL of {owner}; every node listens on its own")
+
 
 def _is_wildcard(host: str) -> bool:
     try:
@@ -167,10 +296,56 @@ def _is_wildcard(host: str) -> bool:
         return False
 
 
-def identity_of(config: HospitalConfig | PatientConfig) -> Identity:
+class RelayQuota(_Struct, frozen=True, kw_only=True):
+    """The most that waits at a relay, of one sender and for one recipient each."""
+
+    sender_messages: Positive = 100_000
+    sender_bytes: Positive = 1024**3
+    recipient_messages: Positive = 100_000
+    recipient_bytes: Positive = 1024**3
+
+
+class RelayConfig(_DaemonConfig, frozen=True, kw_only=True):
+    """A relay: it keeps sealed messages for nodes of its consortium until they fetch them."""
+
+    listen: Listen
+    recipients: tuple[Text, ...] = ()
+    """ROLE/NAME of nodes that have a mailbox before they have ever been here."""
+    quota: RelayQuota = RelayQuota()
+    max_age_hours: Positive = 7 * 24
+    """Messages that nobody fetched for so long are deleted."""
+
+    def problems(self) -> Iterator[Problem]:
+        """Who may have a mailbox."""
+        for index, name in enumerate(self.recipients):
+            try:
+                role = Identity.parse(f"spiffe://{self.consortium}/{name}").role
+            except IdentityError:
+                role = Role.MODEL
+            if role not in (Role.HOSPITAL, Role.PATIENT):
+                yield Problem(("recipients", index), f"{name!r} is no node with a mailbox; write patient/NAME or hospital/NAME")
+
+    @property
+    def place(self) -> str:
+        """Where it takes messages, for people."""
+        return self.listen
+
+    @property
+    def mailboxes(self) -> tuple[Identity, ...]:
+        """`recipients` as identities."""
+        return tuple(Identity.parse(f"spiffe://{self.consortium}/{name}") for name in self.recipients)
+
+
+_ROLES: dict[type[_DaemonConfig], Role] = {
+    HospitalConfig: Role.HOSPITAL,
+    PatientConfig: Role.PATIENT,
+    RelayConfig: Role.RELAY,
+}
+
+
+def identity_of(config: HospitalConfig | PatientConfig | RelayConfig) -> Identity:
     """The name that the node's certificate must carry."""
-    role = Role.HOSPITAL if isinstance(config, HospitalConfig) else Role.PATIENT
-    return Identity(config.consortium, role, config.name)
+    return Identity(config.consortium, _ROLES[type(config)], config.name)
 
 
 def check_hospital(path: Path) -> HospitalConfig:
@@ -184,12 +359,18 @@ def check_hospital(path: Path) -> HospitalConfig:
             problems.append(str(error))
     if found.value is None or problems:
         raise ConfigError("\n".join(problems))
-    return found.value
+    return _placed(found.value, path)
 
 
 def check_patient(path: Path) -> PatientConfig:
     """The patient's configuration. Raises ConfigError that lists every problem."""
-    return load(path, PatientConfig)
+    return _placed(load(path, PatientConfig), path)
+
+
+def check_relay(path: Path) -> RelayConfig:
+    """The relay's configuration. Raises ConfigError that lists every problem."""
+    config = load(path, RelayConfig)
+    return msgspec.structs.replace(config, state=path.resolve().parent / config.state)
 
 
 def admin_of(path: Path) -> Path:
@@ -219,3 +400,12 @@ def with_values(config: PatientConfig, given: Sequence[str]) -> PatientConfig:
             raise UsageError(f"--value: {name}: {error}") from None
         sources[name] = SourceConfig(bounds=sources[name].bounds, literal=LiteralValues(value))
     return msgspec.structs.replace(config, sources=sources)
+
+
+C = TypeVar("C", bound=_NodeConfig)
+
+
+def _placed(config: C, path: Path) -> C:
+    """Defaults that are paths lie beside the file, as those do that it gives."""
+    here = path.resolve().parent
+    return msgspec.structs.replace(config, state=here / config.state, storage_key=here / config.storage_key)

@@ -1,114 +1,165 @@
-"""What every daemon is made of and how it lives: load, listen, ready, work, stop."""
+"""A node with rounds: what a hospital's and a patient's daemon are made of. How a daemon lives and ends is in `service`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
-import gc
-import math
-import signal
+import hashlib
 import time
 from abc import abstractmethod
 from typing import ClassVar
 
 from mpc.credentials import Credentials
 from mpc.identity import Identity, Role
+from mpc.result import Result
 from mpc.rounds.admission import Admitted
-from mpc.rounds.events import Decided, Effect, Ended, Progressed, Submitted
+from mpc.rounds.events import Decided, Effect, Ended, Progressed, Released, Submitted
 from mpc.rounds.events import Event as RoundEvent
 from mpc.rounds.machine import Machine
 from mpc.study import Study
-from nodes.admin.api import AdminApi
-from nodes.config import HospitalConfig, PatientConfig, identity_of
+from mpc.wire import Struct, decode, encode
+from nodes.admin.erase import add_erase_route
+from nodes.config import HospitalConfig, PatientConfig
 from nodes.driver import Driver
+from nodes.journal import Beginning
 from nodes.keys import Keys
-from nodes.log import Event, logger
-from nodes.metrics import Registry
-from nodes.store.memory import MemoryStore
-from nodes.transport.https import HttpsTransport
-from pki.node import load_node_key
-from pki.trust import TrustStore, check_leaf
+from nodes.ledger import Ledger
+from nodes.log import Event
+from nodes.rounds import New, Rounds
+from nodes.service import COMMON_RESTART_KEYS, Loaded, Service
+from nodes.state import load_state
+from nodes.store.base import OpenRound, StoreError
+from nodes.transport.choose import node_transport
+from nodes.vitals import RoundPhases
+from pki.trust import check_leaf
 
-_REFUSAL_SECONDS = 1.0
-"""Between two log lines about refusals for one reason: a peer that tries on and on fills no disk. The counter has them all."""
-STOP_SECONDS = 5.0
-"""How long deliveries under way may take when the daemon is told to stop."""
-
-
-def _settle() -> None:
-    """Gives back the pages that start-up used and an idle daemon would hold for good; modules never become garbage."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(5_000, 20, 20)  # a round makes many small objects that free themselves; looking through them is for nothing
-    with contextlib.suppress(AttributeError):  # glibc alone has it
-        ctypes.CDLL(None).malloc_trim(0)
+Config = HospitalConfig | PatientConfig
+RESTART_KEYS = (*COMMON_RESTART_KEYS, "storage_key", "topology", "relay", "proxy")
 
 
-class Daemon:
+DAY = 24 * 3600
+
+
+class KeptResult(Struct, frozen=True):
+    """A result, and the key that opens the commitment to it."""
+
+    result: Result
+    key: bytes
+
+
+def _result_label(round_id: bytes) -> str:
+    return f"result of round {round_id.hex()}"
+
+
+class Daemon(Service[Config]):
     """One node. Subclasses say who may speak to it, which rounds it has, and what its admin socket offers.
 
-    The constructor raises IdentityError or ConfigError for keys and certificates that cannot be used.
+    See `Service` for what the constructor raises.
     """
 
     speaks_with: ClassVar[frozenset[Role]]
+    restart_keys: ClassVar[tuple[str, ...]] = RESTART_KEYS
 
-    def __init__(self, config: HospitalConfig | PatientConfig) -> None:
-        self.identity = identity_of(config)
-        self.log = logger(self.identity)
-        self.metrics = Registry()
-        identity = config.identity
-        trust = TrustStore.load(*identity.authorities)
-        node_key = load_node_key(identity.key, identity.certificate, trust, time.time(), self.identity)
-        self.credential = node_key.credential
-        self.credentials = Credentials(trust)
-        self.keys = Keys(node_key, self.log)
-        self.store = MemoryStore()
-        self._connections = self.metrics.counter(
-            "cohortium_connections_refused_total", "Connections and requests turned away, by reason.", ("reason",)
-        )
-        self.transport = HttpsTransport(
-            config.listen,
-            key_file=identity.key,
-            certificate_file=identity.certificate,
-            roots=trust.roots,
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        loaded = self._loaded
+        self.credentials = Credentials(loaded.trust)
+        self.state = load_state(self.identity, config.state, config.store, config.storage_key)
+        self.store = self.state.store
+        self.keys = self._keys_of(loaded)
+        self.ledger = Ledger()
+        self.transport = node_transport(
+            config,
+            roots=loaded.trust.roots,
             roles=self.speaks_with,
             check_peer=check_leaf,
-            limits=config.limits,
             count=self._refused,
+            log=self.log,
+            keyring=lambda: self.keys.keyring,
         )
-        self.driver = Driver(
+        rounds = Rounds(
             self.identity,
             credentials=self.credentials,
+            keys=self.state.round_keys,
+            ledger=self.ledger,
+            new_round=self.new_round,
+            rebuild=self.rebuild_round,
+            close=self.close_round,
+            max_message=config.limits.message_bytes,
+        )
+        self.driver = Driver(
+            rounds,
             store=self.store,
+            keys=self.state.round_keys,
+            guard=self.state.guard,
             transport=self.transport,
             resolve=self.resolve,
-            new_round=self.new_round,
             read_sources=self.read_sources,
+            at_hand=self.at_hand,
+            resumed=self.resumed,
             observe=self.observe,
-            max_message=config.limits.message_bytes,
             metrics=self.metrics,
             log=self.log,
         )
-        self._refusals: dict[str, tuple[float, int]] = {}
-        """By reason: when a refusal was last logged (monotonic seconds), and how many were not since."""
-        self.admin = AdminApi(config.admin, self.status, self.metrics)
-        self._listen = config.listen
+        self.phases = RoundPhases(self.metrics)
+        outbox = self.driver.outbox
+        self.metrics.gauge("cohortium_outbox_messages", "Messages on their way.", read=outbox.depth)
+        self.metrics.gauge(
+            "cohortium_outbox_oldest_seconds", "Age of the oldest of them; 0 with none.", read=outbox.oldest_seconds
+        )
+        add_erase_route(self.admin, self)
+        self._chores: asyncio.Task[None] | None = None
 
     @abstractmethod
     def resolve(self, node: Identity, announced: str) -> str:
         """The https URL of `node`."""
 
     @abstractmethod
-    def new_round(self, message: Admitted) -> Machine | None:
-        """The machine for a round that an Invitation opens here; called between two transitions, and must be quick."""
+    def new_round(self, message: Admitted) -> New | None:
+        """The round that an Invitation opens here; called on the protocol thread."""
+
+    @abstractmethod
+    def rebuild_round(self, round_id: bytes, role: str, beginning: Beginning) -> Machine:
+        """A new machine for a kept round. Raises RoundLost. Called on the protocol thread."""
+
+    @abstractmethod
+    def close_round(self, round_id: bytes, ended: Ended, released: Released | None) -> tuple[bytes, bytes]:
+        """(summary for people as JSON, sealed result) of a round that ends. Called on the protocol thread."""
 
     @abstractmethod
     def read_sources(self, study: Study) -> RoundEvent:
         """The study's variables; called off the event loop."""
 
+    def at_hand(self, study: Study) -> bool:
+        """Whether `read_sources` takes no time for this study."""
+        return False
+
+    @abstractmethod
+    def use(self, config: Config) -> None:
+        """Works by `config` from now on: called on the protocol thread, between two transitions. Must not fail."""
+
+    async def recall(self) -> None:
+        """Takes from the store what people may ask about; the open rounds come after this."""
+
+    def resumed(self, kept: OpenRound, machine: Machine) -> None:
+        """Hears of each kept round that goes on."""
+
+    def seal_result(self, round_id: bytes, released: Released) -> bytes:
+        """A result as the store keeps it, with the key that opens the commitment in the receipts."""
+        kept = KeptResult(released.result, released.key)
+        return self.state.storage_key.seal(encode(kept), _result_label(round_id))
+
+    async def kept_result(self, round_id: bytes) -> Result | None:
+        """The result of a round that has ended, while it is kept. Raises StoreError."""
+        found = await self.store.find_closed(round_id)
+        if found is None or not found.closed.result:
+            return None
+        opened = await asyncio.to_thread(self.state.storage_key.unseal, found.closed.result, _result_label(round_id))
+        return decode(opened, KeptResult).result
+
     def observe(self, round_id: bytes, effect: Effect) -> None:
         """Logs what happened in a round."""
+        self.phases.observe(round_id, effect)
         name = round_id.hex()
         match effect:
             case Decided():
@@ -131,44 +182,109 @@ class Daemon:
                 )
 
     def status(self) -> dict[str, object]:
-        """What `GET /v1/status` of the admin socket says."""
-        return {
-            "identity": self.identity.uri,
-            "certificate_not_after": self.credential.not_after,
-            "messages_on_their_way": self.driver.outbox.depth(),
-            "unreachable": {node.name: trouble for node, trouble in sorted(self.driver.outbox.troubles.items())},
+        """Adds what is on its way."""
+        outbox = self.driver.outbox
+        return super().status() | {
+            "messages_on_their_way": outbox.depth(),
+            "oldest_message_seconds": round(outbox.oldest_seconds(), 1),
+            "unreachable": {node.name: trouble for node, trouble in sorted(outbox.troubles.items())},
         }
 
-    async def run(self) -> None:
-        """Runs until SIGTERM or SIGINT, then stops in order."""
-        self.log.info(Event.STARTING, listen=self._listen)
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        await self.keys.rotate()
-        rotation = asyncio.create_task(self.keys.keep_rotating())
-        self.driver.start()
-        try:
-            await self.transport.start(self.driver.receive)
-            await self.admin.start()
-            _settle()
-            self.log.info(Event.READY, listen=self._listen)
-            await stop.wait()
-            self.log.info(Event.STOPPING)
-        finally:
-            rotation.cancel()
-            await self.admin.stop()
-            await self.driver.stop(STOP_SECONDS)
-            await self.transport.stop()
-            self.log.info(Event.STOPPED)
+    def not_ready(self) -> list[str]:
+        """See `Service.not_ready`."""
+        trouble = self.driver.store_trouble
+        return super().not_ready() + ([f"the store fails: {trouble}"] if trouble else [])
 
-    def _refused(self, reason: str) -> None:
-        self._connections.inc(reason=reason)
-        now = time.monotonic()
-        logged, left_out = self._refusals.get(reason, (-math.inf, 0))
-        if now - logged < _REFUSAL_SECONDS:
-            self._refusals[reason] = (logged, left_out + 1)
-            return
-        self._refusals[reason] = (now, 0)
-        self.log.info(Event.CONNECTION_REFUSED, reason=reason, left_out=left_out)
+    async def alive(self, seconds: float) -> bool:
+        """Whether the protocol thread answers within `seconds`."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.driver.on_thread(_nothing)
+        except (TimeoutError, RuntimeError):  # RuntimeError: there is no such thread any more
+            return False
+        return True
+
+    def connections(self) -> int:
+        """See `Service.connections`."""
+        return self.transport.connections()
+
+    def waiting(self) -> int:
+        """See `Service.waiting`."""
+        return self.driver.outbox.depth()
+
+    async def open(self) -> None:
+        """See `Service.open`."""
+        await self.store.open()
+
+    async def start(self) -> None:
+        """See `Service.start`."""
+        await self.keys.open()
+        await self.recall()
+        await self.driver.start()
+        self._chores = asyncio.create_task(self._do_chores())
+        await self.transport.start(self.driver.receive)
+
+    async def stop(self, seconds: float) -> None:
+        """See `Service.stop`."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        if self._chores is not None:
+            self._chores.cancel()
+        # Deliveries get most of the time: requests that are being answered need little, for every answer is `later` now.
+        await self.driver.stop(0.9 * seconds)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await self.transport.stop()
+        await self.store.close()
+        self.state.round_keys.close()
+        self.state.guard.close()
+
+    async def swap(self, fresh: Loaded[Config]) -> None:
+        """See `Service.swap`. The step is one of the protocol thread, between two transitions."""
+        keys = self.keys
+        if fresh.node_key.chain != self._loaded.node_key.chain:
+            keys = self._keys_of(fresh)
+            await keys.open()
+        files = fresh.config.identity
+        self.transport.reload(files.key, files.certificate, fresh.trust.roots)
+        authorities = frozenset(hashlib.sha256(root).digest() for root in fresh.trust.roots)
+
+        def swap() -> None:
+            self.credentials.replace_trust(fresh.trust, authorities)
+            self._loaded, self.keys = fresh, keys
+            self.use(fresh.config)
+
+        await self.driver.on_thread(swap)
+
+    async def erase(self, older_than_days: int, study: str | None = None) -> int:
+        """Deletes what is kept of rounds that ended so long ago, of one study if it is given. Returns how many rows.
+
+        Raises StoreError.
+        """
+        before = time.time() - older_than_days * DAY
+        rows = await self.store.erase_before(before, study)
+        self.forget(before, study)
+        if rows:
+            self.log.info(Event.ERASED, rows=rows, older_than_days=older_than_days, study=study)
+        return rows
+
+    def forget(self, before: float, study: str | None) -> None:
+        """Takes what the store has erased out of memory."""
+
+    def _keys_of(self, loaded: Loaded[Config]) -> Keys:
+        return Keys(loaded.node_key, self.store, self.state.storage_key, self.log)
+
+    async def _do_chores(self) -> None:
+        """A new encryption key each day; erases keys that no round needs, and what is older than it may be."""
+        while True:
+            try:
+                if self.keys.is_due():
+                    await self.keys.rotate()
+                await self.keys.erase_unneeded(await self.driver.on_thread(self.driver.rounds.key_ids))
+                await self.erase(self._loaded.config.keep_days)
+            except StoreError as error:
+                self.log.error(Event.STORE_FAILED, reason=error.reason, detail=str(error))
+            await asyncio.sleep(max(1.0, self.keys.due()))
+
+
+def _nothing() -> None:
+    """What the protocol thread does to show that it is alive."""

@@ -2,31 +2,32 @@
 
 Whatever has arrived is worked on in one batch, and the next batch waits for it, so no transition ever meets another. Long
 vectors, large messages and large rosters go to a thread of their own, the protocol thread, where they do not hold up the event
-loop; a batch of light work is done on the loop at once. The effects are acted on in order.
+loop; a batch of light work is done on the loop at once. What the batch changed is committed in one transaction, while the next
+one is worked on; only then is anything answered or sent. What cannot be committed has not happened, nor what was worked out
+after it: the rounds concerned are rebuilt from what was, senders are told `later`, and the node's own events are taken again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TypeVar, TypeVarTuple, Unpack
 
-from mpc.credentials import Credentials
-from mpc.envelope import parse
-from mpc.errors import Answer, InvalidTransition, MessageRefused
+from mpc.errors import Answer
 from mpc.identity import Identity
 from mpc.messages import Kind
-from mpc.rounds.admission import Admitted, admit
 from mpc.rounds.events import (
     ABORTED,
     Answered,
+    CancelRound,
     Decided,
     Effect,
     Ended,
-    MessageReceived,
+    KeyPublished,
     Progressed,
     ReadValues,
     Released,
@@ -40,68 +41,57 @@ from mpc.rounds.events import (
 )
 from mpc.rounds.events import Event as RoundEvent
 from mpc.rounds.machine import Machine
+from mpc.signature import SIGNATURE_BYTES, tagged_digest
 from mpc.study import Study
+from nodes.journal import RoundLost
 from nodes.log import Event, Logger, place
 from nodes.metrics import Registry
 from nodes.outbox import Delivery, Outbox
-from nodes.store.base import Store
+from nodes.rounds import LOST, STORE, Arrived, Happened, New, Outcome, Pending, Rounds
+from nodes.store.base import Closed, OpenRound, Posted, Step, Store, StoreError
+from nodes.store.counter import BackupGuard
+from nodes.store.round_keys import RoundKeys
 from nodes.transport.base import Transport
 
 _BATCH = 16
-"""Events worked on at once: their answers leave together."""
-_LIGHT_BYTES = 16 * 1024
+"""Events worked on at once: they are committed together, and their answers leave together."""
 _HOLD_SECONDS = 2.0
 """How long a message that came before its round is held, before the sender is told `later`."""
 _HOLD_BYTES = 16 * 1024
 _HOLD_COUNT = 2048
-INTERNAL = "internal-error"
+_STORE_RETRY_SECONDS = 1.0
+_NOTE_SECONDS = 0.5
+_FOLLOW_SECONDS = 0.2
+_REMEMBERED = 256
 
-NewRound = Callable[[Admitted], Machine | None]
-"""Makes the machine for a round that a valid message opens, or None when messages open no rounds here."""
+T = TypeVar("T")
+A = TypeVarTuple("A")
+
 ReadSources = Callable[[Study], RoundEvent]
 """Reads a study's variables; blocking. Returns ValuesRead or ValuesUnavailable."""
+AtHand = Callable[[Study], bool]
+"""Whether reading a study's variables takes no time, as it does from the configuration itself."""
 Observer = Callable[[bytes, Effect], None]
 """Hears what people want to know: Decided, Progressed, Submitted, Released, Ended."""
+Resumed = Callable[[OpenRound, Machine], None]
+"""Hears of each kept round that goes on, before the observer hears of it."""
 Resolve = Callable[[Identity, str], str]
 """The https URL of a node: the one that configuration names, else the one that it announced."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Arrived:
-    raw: bytes = field(repr=False)
-    peer: Identity
-
-
-@dataclass(frozen=True, slots=True)
-class _Happened:
-    round_id: bytes
-    event: RoundEvent
-    machine: Machine | None = None
-    """Of a round that begins with this event."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    round_id: bytes
-    effects: list[Effect]
-    answer: Answer | None = None
-    reason: str = ""
-    kind: str = ""
-    """Of the message that arrived, for the counter."""
-
-
-@dataclass(frozen=True, slots=True)
 class _Job:
-    what: _Arrived | _Happened
-    done: asyncio.Future[_Outcome] | None
+    what: Arrived | Happened
+    done: asyncio.Future[Outcome] | None
 
-    def finish(self, outcome: _Outcome) -> None:
+    def finish(self, outcome: Outcome) -> None:
         """Tells whoever waits."""
         if self.done is not None and not self.done.done():
             self.done.set_result(outcome)
 
 
-_STOPPED = _Outcome(b"", [], Answer.LATER, "stopping")
+_STOPPED = Outcome(b"", [], Answer.LATER, "stopping")
+_NOT_KEPT = Outcome(b"", [], Answer.LATER, STORE)
 
 
 class Driver:
@@ -109,27 +99,29 @@ class Driver:
 
     def __init__(
         self,
-        me: Identity,
+        rounds: Rounds,
         *,
-        credentials: Credentials,
         store: Store,
+        keys: RoundKeys,
+        guard: BackupGuard,
         transport: Transport,
         resolve: Resolve,
-        new_round: NewRound,
         read_sources: ReadSources,
+        at_hand: AtHand = lambda _study: False,
+        resumed: Resumed,
         observe: Observer,
-        max_message: int,
         metrics: Registry,
         log: Logger,
     ) -> None:
-        self._me = me
-        self._credentials = credentials
+        self.rounds = rounds
         self._store = store
+        self._keys = keys
+        self._guard = guard
         self._resolve = resolve
-        self._new_round = new_round
         self._read_sources = read_sources
+        self._at_hand = at_hand
+        self._resumed = resumed
         self._observe = observe
-        self._max_message = max_message
         self._log = log
         self._received = metrics.counter(
             "cohortium_messages_received_total", "Messages that arrived, by kind and outcome.", ("kind", "outcome")
@@ -139,36 +131,89 @@ class Driver:
         )
         self._ended = metrics.counter("cohortium_rounds_total", "Rounds that ended, by outcome and code.", ("outcome", "code"))
         self._open = metrics.gauge("cohortium_rounds_open", "Rounds under way.")
+        self._store_errors = metrics.counter(
+            "cohortium_store_errors_total", "What the store could not do, by reason.", ("reason",)
+        )
         self.outbox = Outbox(transport, self._delivered, log, sent)
-        self._rounds: dict[bytes, Machine] = {}
-        self._heavy: set[bytes] = set()
-        """Open rounds with long vectors or many members."""
         self._jobs: list[_Job] = []
         self._arrived = asyncio.Event()
+        self.store_trouble = ""
+        """Why the last commit failed; empty when it succeeded."""
+        self._counter = 0
+        """Of the last commit."""
+        self._answered: list[Delivery] = []
+        """Deliveries that the store still has in its outbox."""
+        self._stale: set[bytes] = set()
+        """Rounds whose machines are to be rebuilt from the store before they take another event."""
         self._timers: dict[bytes, asyncio.TimerHandle] = {}
         self._held: dict[bytes, list[asyncio.Future[None]]] = {}
         self._moved = 0
         """How often a round has moved on."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._turn = threading.Lock()
+        """Whoever holds it may touch the rounds: the protocol thread, or the event loop for what is light."""
+        self._to_destroy: set[bytes] = set()
+        self._following = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="protocol")
         self._pump_task: asyncio.Task[None] | None = None
+        self._settling: asyncio.Task[bool] | None = None
+        """The commit under way, and what follows it."""
         self._stopping = False
 
-    def start(self) -> None:
-        """Begins to work; needs the running event loop."""
+    async def start(self) -> None:
+        """Puts back what the store has, and begins to work. Raises StoreError or ConfigError when the store cannot be used."""
+        self._counter = await self._store.counter()
+        restored_from_copy = self._guard.check(self._counter) == "behind"
+        for closed in reversed(await self._store.closed_rounds(_REMEMBERED)):
+            taken = closed.closed.taken
+            self.rounds.bury(closed.round_id, frozenset(taken[at : at + 32] for at in range(0, len(taken), 32)))
+        kept = await self._store.open_rounds()
+        if restored_from_copy and kept:
+            self._log.warning(Event.STORE_RESTORED, rounds=len(kept))
+            await self._burn([one.round_id for one in kept], "this node was restored from an older copy of its store")
+            kept = []
+        # Only now: a crash before the rounds were burnt must not make the copy look like the original.
+        self._guard.keep(self._counter, wait=True)
+        lost: list[bytes] = []
+        for one in kept:
+            try:
+                pending = await self.on_thread(self.rounds.rebuild, one)
+            except RoundLost as error:
+                self._log.warning(Event.ROUND_LOST, round=one.round_id.hex(), reason=str(error))
+                lost.append(one.round_id)
+                continue
+            self._log.info(Event.ROUND_RESUMED, round=one.round_id.hex(), study=one.begun.study)
+            self._resumed(one, pending.machine)
+            for effect in pending.effects:
+                if isinstance(effect, Decided | Progressed):
+                    self._observe(one.round_id, effect)
+            self._resume(pending)
+            for posted in one.outbox:
+                self._post(one.round_id, posted)
+        await self.on_thread(self._keys.renew_others)  # a crash may have come between the end of a round and that of its key
+        if lost:
+            await self._burn(lost, "it could not be rebuilt from what was kept")
+        for round_id, posted in await self._store.left_over():
+            self._post(round_id, posted)
+        self._open.set(len(self.rounds))
         self._pump_task = asyncio.create_task(self._pump())
 
     async def stop(self, seconds: float) -> None:
-        """Lets deliveries under way finish within `seconds`, then stops. Open rounds are given up.
+        """Lets deliveries under way finish within `seconds`, then stops. Open rounds go on when the node is started again.
 
         Whoever waits for an answer is told `later`, and so is whoever asks from now on.
         """
         self._stopping = True
         await self.outbox.drain(seconds)
-        tasks = {*self._tasks, *([self._pump_task] if self._pump_task else [])}
-        for task in tasks:
+        if self._pump_task is not None:
+            self._pump_task.cancel()
+            await asyncio.gather(self._pump_task, return_exceptions=True)
+            await self._settled()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_NOTE_SECONDS + 1)  # what follows a commit, and what was answered
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
         for timer in self._timers.values():
             timer.cancel()
@@ -185,22 +230,24 @@ class Driver:
         deadline = asyncio.get_running_loop().time() + _HOLD_SECONDS
         while True:
             moved = self._moved
-            outcome = await self._submit(_Arrived(raw, peer))
+            outcome = await self._submit(Arrived(raw, peer))
             assert outcome.answer is not None
-            early = outcome.answer is Answer.LATER or outcome.reason == "certificate-unknown"
+            early = outcome.reason in ("context-unknown", "round-unknown", "certificate-unknown")
             if not early or self._stopping or len(raw) > _HOLD_BYTES or not await self._hold(outcome.round_id, moved, deadline):
                 return outcome.answer
 
-    async def begin(self, machine: Machine, event: RoundEvent) -> None:
-        """Opens a round that this node starts."""
-        await self._submit(_Happened(machine.round_id, event, machine))
+    async def begin(self, new: New, event: RoundEvent) -> None:
+        """Opens a round that this node starts. Raises StoreError when it cannot be kept."""
+        outcome = await self._submit(Happened(new.machine.round_id, event, new))
+        if outcome.answer is Answer.LATER:
+            raise StoreError(outcome.reason, "the round could not be kept, so it was not opened; the log says why")
 
     def tell(self, round_id: bytes, event: RoundEvent) -> None:
         """Something happened to a round, if it is still open."""
-        self._put(_Job(_Happened(round_id, event), None))
+        self._put(_Job(Happened(round_id, event), None))
 
-    def _delivered(self, delivery: Delivery, answer: Answer) -> None:
-        if answer is not Answer.ACCEPTED:
+    def _delivered(self, delivery: Delivery, answer: Answer | None) -> None:
+        if answer not in (Answer.ACCEPTED, None):
             self._log.info(
                 Event.DELIVERY_REFUSED,
                 round=delivery.round_id.hex(),
@@ -209,6 +256,18 @@ class Driver:
                 answer=str(answer),
             )
             self.tell(delivery.round_id, Undeliverable(delivery.recipient, delivery.kind, answer))
+        self._answered.append(delivery)
+        if len(self._answered) == 1:
+            self._spawn(self._note_answered())
+
+    async def _note_answered(self) -> None:
+        """By and by, together: what is not noted is delivered again after a restart, which its recipient does not mind."""
+        await asyncio.sleep(_NOTE_SECONDS)
+        answered, self._answered = self._answered, []
+        try:
+            await self._store.delivered([(one.round_id, one.number) for one in answered])
+        except StoreError as error:
+            self._store_failed(error)
 
     # -- the pump
 
@@ -216,141 +275,220 @@ class Driver:
         self._jobs.append(job)
         self._arrived.set()
 
-    async def _submit(self, what: _Arrived | _Happened) -> _Outcome:
+    async def _submit(self, what: Arrived | Happened) -> Outcome:
         if self._stopping:
             return _STOPPED
-        done: asyncio.Future[_Outcome] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._put(_Job(what, done))
         return await done
 
     async def _pump(self) -> None:
-        loop = asyncio.get_running_loop()
+        """Works on a batch while the one before it is being committed: none is committed before that one was."""
         while True:
             await self._arrived.wait()
             batch, self._jobs = self._jobs[:_BATCH], self._jobs[_BATCH:]
             if not self._jobs:
                 self._arrived.clear()
+            outcomes: list[list[Outcome]] = []
             try:
-                light = all(self._is_light(job.what) for job in batch)
-                outcomes = self._work(batch) if light else await loop.run_in_executor(self._thread, self._work, batch)
-                for job, outcome in zip(batch, outcomes, strict=True):
-                    self._act(outcome)
-                    job.finish(outcome)
+                if self._stale:
+                    await self._settled()
+                    await self._rebuild_stale()
+                outcomes = await self._work(batch)
+                if await self._settled():
+                    settling = asyncio.create_task(self._settle(batch, outcomes))
+                    self._settling, batch = settling, []
+                else:  # it was worked out from what was not kept
+                    await self._undo(batch, outcomes)
+            except StoreError as error:
+                self._store_failed(error)
+                await self._undo(batch, outcomes)
             finally:
                 for job in batch:  # those that a stop left in hand
                     job.finish(_STOPPED)
 
-    def _is_light(self, what: _Arrived | _Happened) -> bool:
-        """Whether it is a matter of a few milliseconds: then a change of threads would take longer than the work is worth."""
-        if isinstance(what, _Arrived):
-            # Whose message it is has not been looked at: while a heavy round is open, all messages wait their turn.
-            return len(what.raw) <= _LIGHT_BYTES and not self._heavy
-        return what.machine is None and what.round_id not in self._heavy
+    async def _settled(self) -> bool:
+        """Waits for the commit under way. False when it failed."""
+        settling, self._settling = self._settling, None
+        return settling is None or await settling
 
-    # -- transitions: on the protocol thread, or on the loop while nothing is under way there
-
-    def _work(self, batch: list[_Job]) -> list[_Outcome]:
-        return [self._transition(job.what) for job in batch]
-
-    def _transition(self, what: _Arrived | _Happened) -> _Outcome:
-        now = time.time()
+    async def _settle(self, batch: Sequence[_Job], outcomes: Sequence[Sequence[Outcome]]) -> bool:
+        """Commit, then effects. False when nothing of it was kept."""
         try:
-            return self._arrive(what, now) if isinstance(what, _Arrived) else self._happen(what, now)
-        except Exception as error:  # a bug must end one round at the most, never the daemon
-            return self._broken(what, error)
+            steps = _steps(outcomes)
+            if steps:
+                self._counter = await self._store.commit(steps)
+                self._follow([step.round_id for step in steps if step.closed is not None])
+                self.store_trouble = ""
+            for job, of_job in zip(batch, outcomes, strict=True):
+                for position, outcome in enumerate(of_job, 1):
+                    self._act(outcome, last=position == len(of_job))
+                job.finish(of_job[0])
+            return True
+        except StoreError as error:
+            self._store_failed(error)
+            await self._undo(batch, outcomes)
+            return False
+        finally:
+            for job in batch:
+                job.finish(_STOPPED)
 
-    def _arrive(self, arrived: _Arrived, now: float) -> _Outcome:
-        round_id, kind = b"", "unknown"
+    async def _undo(self, batch: Sequence[_Job], outcomes: Sequence[Sequence[Outcome]]) -> None:
+        for step in _steps(outcomes):
+            self._stale.add(step.round_id)
+            await self.on_thread(self.rounds.forget, step.round_id)
+        self._again(batch)
+
+    def _follow(self, closed: Sequence[bytes]) -> None:
+        self._to_destroy.update(closed)
+        if not self._following:
+            self._following = True
+            self._spawn(self._follow_soon())
+
+    async def _follow_soon(self) -> None:
+        """What follows commits is done for several together, and nothing waits for it: a crash before it leaves the counter
+        behind the store, which is told from a restored copy, and keys that the next start destroys.
+        """
+        await asyncio.sleep(_FOLLOW_SECONDS)
+        self._following = False
+        closed, self._to_destroy = self._to_destroy, set()
         try:
-            envelope = parse(arrived.raw, self._max_message)
-            round_id, kind = envelope.header.round, envelope.kind.purpose
-            message = admit(envelope, peer=arrived.peer, me=self._me, credentials=self._credentials, now=now)
-            machine = self._rounds.get(round_id)
-            if machine is None:
-                machine = self._unknown(message)
-            outcome = self._step(machine, MessageReceived(message), now) if machine else _Outcome(round_id, [])
-            answer = next((e.answer for e in outcome.effects if isinstance(e, Answered)), Answer.ACCEPTED)
-            return _Outcome(round_id, outcome.effects, answer, kind=kind)
-        except MessageRefused as refused:
-            return _Outcome(round_id, [], refused.answer, refused.reason, kind)
+            await self.on_thread(self._kept, closed)
+        except StoreError as error:
+            self._store_failed(error)
+            await asyncio.sleep(_STORE_RETRY_SECONDS)
+            self._follow(list(closed))
 
-    def _unknown(self, message: Admitted) -> Machine | None:
-        """The machine for a round not open here; None when the message was taken in a round that has ended."""
-        envelope = message.envelope
-        taken = self._store.took(envelope.header.round, envelope.digest)
-        if taken is not None:
-            if taken:
-                return None
-            raise MessageRefused(Answer.GONE, "round-ended")
-        machine = self._new_round(message) if envelope.kind is Kind.INVITATION else None
-        if machine is None:
-            raise MessageRefused(Answer.LATER, "round-unknown")
-        return machine
+    def _kept(self, closed: Iterable[bytes]) -> None:
+        """What follows a commit on the disk: the end of the keys of rounds that have ended, and the counter beside the store."""
+        for round_id in closed:
+            self._keys.destroy(round_id)
+        self._guard.keep(self._counter)
 
-    def _happen(self, happened: _Happened, now: float) -> _Outcome:
-        machine = happened.machine or self._rounds.get(happened.round_id)
-        if machine is None:
-            return _Outcome(happened.round_id, [])
-        return self._step(machine, happened.event, now)
-
-    def _step(self, machine: Machine, event: RoundEvent, now: float) -> _Outcome:
-        effects = machine.handle(event, now)
-        self._store.commit(machine.round_id, effects, now)
-        if machine.ended:
-            self._rounds.pop(machine.round_id, None)
-            self._heavy.discard(machine.round_id)
-            self._store.bury(machine.round_id, frozenset(machine.seen.values()))
-        else:
-            self._rounds[machine.round_id] = machine
-            if machine.heavy:
-                self._heavy.add(machine.round_id)
-        return _Outcome(machine.round_id, effects)
-
-    def _broken(self, what: _Arrived | _Happened, error: Exception) -> _Outcome:
-        """A bug in a transition: the round that it hit is over. Nothing in here may raise."""
-        round_id = what.round_id if isinstance(what, _Happened) else b""
-        if isinstance(what, _Arrived):
-            with contextlib.suppress(Exception):
-                round_id = parse(what.raw, self._max_message).header.round
-        machine = self._rounds.pop(round_id, None)
-        self._heavy.discard(round_id)
-        detail = str(error) if isinstance(error, InvalidTransition) else type(error).__name__
-        self._log.error(Event.FAILED, round=round_id.hex(), error=detail, place=place(error))
-        effects: list[Effect] = []
-        if machine is not None or (isinstance(what, _Happened) and what.machine is not None):
+    async def _work(self, batch: Sequence[_Job]) -> list[list[Outcome]]:
+        """Light work is done at once, as a change of threads would take longer than it does; the rest on the protocol thread."""
+        whats = [job.what for job in batch]
+        if self.rounds.light(whats) and self._turn.acquire(blocking=False):
             try:
-                self._store.bury(round_id, frozenset())
-            except Exception as second:
-                self._log.error(Event.FAILED, round=round_id.hex(), error=type(second).__name__, place=place(second))
-            effects = [StopSending(), Ended(ABORTED, INTERNAL, detail="this program failed; its log has the place")]
-        return _Outcome(round_id, effects, Answer.GONE, INTERNAL)
+                return self._transitions(whats)
+            finally:
+                self._turn.release()
+        return await self.on_thread(self._transitions, whats)
+
+    def _transitions(self, whats: Sequence[Arrived | Happened]) -> list[list[Outcome]]:
+        """For each event its outcome, and that of the values where they are at hand: both are kept in one commit."""
+        return [self._with_values(self.rounds.take(what, time.time())) for what in whats]
+
+    def _with_values(self, outcome: Outcome) -> list[Outcome]:
+        wanted = next((effect for effect in outcome.effects if isinstance(effect, ReadValues)), None)
+        if wanted is None or not self._at_hand(wanted.study):
+            return [outcome]
+        values = Happened(outcome.round_id, self._values(outcome.round_id, wanted.study))
+        return [outcome, self.rounds.take(values, time.time())]
+
+    def _values(self, round_id: bytes, study: Study) -> RoundEvent:
+        """What the sources give. A bug in one costs the round its values, never the daemon."""
+        try:
+            return self._read_sources(study)
+        except Exception as error:
+            self._log.error(Event.FAILED, round=round_id.hex(), error=type(error).__name__, place=place(error))
+            return ValuesUnavailable()
+
+    def _again(self, batch: Sequence[_Job]) -> None:
+        """Senders try again by themselves, a rebuilt round reads its values and wakes again; the rest is taken again by and by,
+        what happened to other rounds included.
+        """
+        loop = asyncio.get_running_loop()
+        for job in batch:
+            if job.done is not None:
+                job.finish(_NOT_KEPT)
+            elif isinstance(job.what, Happened) and (
+                job.what.round_id not in self._stale or isinstance(job.what.event, Undeliverable | CancelRound | KeyPublished)
+            ):
+                loop.call_later(_STORE_RETRY_SECONDS, self._put, job)
+        if self._stale:
+            loop.call_later(_STORE_RETRY_SECONDS, self._arrived.set)
+
+    async def _rebuild_stale(self) -> None:
+        if not self._stale:
+            return
+        kept = {one.round_id: one for one in await self._store.open_rounds()}
+        for round_id in list(self._stale):
+            if round_id in kept:
+                try:
+                    self._resume(await self.on_thread(self.rounds.rebuild, kept[round_id]))
+                except RoundLost as error:
+                    self._log.warning(Event.ROUND_LOST, round=round_id.hex(), reason=str(error))
+                    await self._burn([round_id], "it could not be rebuilt from what was kept")
+            else:  # it was to begin with the event that could not be kept
+                try:
+                    await self.on_thread(self._keys.destroy, round_id)
+                except StoreError as error:  # nothing was sealed with it that is kept; the next start tries again
+                    self._store_failed(error)
+            self._stale.discard(round_id)
+
+    async def _burn(self, round_ids: Sequence[bytes], why: str) -> None:
+        """Ends rounds without another message: their secrets are destroyed, the others notice at their deadlines."""
+        now = time.time()
+        steps = [Step(one, called_back=True, closed=Closed(now, ABORTED, LOST, b"")) for one in round_ids]
+        self._counter = await self._store.commit(steps)
+        self._follow(round_ids)
+        for round_id in round_ids:
+            await self.on_thread(self.rounds.bury, round_id, frozenset())
+            self._act(Outcome(round_id, [StopSending(), Ended(ABORTED, LOST, detail=why)]))
+
+    def _resume(self, pending: Pending) -> None:
+        if pending.read is not None:
+            self._read(pending.round_id, pending.read.study)
+        if pending.wake is not None:
+            self._wake(pending.round_id, pending.wake.at)
+
+    async def on_thread(self, function: Callable[[Unpack[A]], T], *arguments: *A) -> T:
+        """Calls `function` on the protocol thread, between two transitions."""
+
+        def in_turn() -> T:
+            with self._turn:
+                return function(*arguments)
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, in_turn)
+
+    def _store_failed(self, error: StoreError) -> None:
+        self.store_trouble = error.reason
+        self._store_errors.inc(reason=error.reason)
+        self._log.error(Event.STORE_FAILED, reason=error.reason, detail=str(error))
 
     # -- effects
 
-    def _act(self, outcome: _Outcome) -> None:
+    def _act(self, outcome: Outcome, *, last: bool = True) -> None:
+        posted = iter(outcome.step.posted if outcome.step is not None else ())
         for effect in outcome.effects:
             try:
-                self._do(outcome.round_id, effect)
+                self._do(outcome.round_id, effect, next(posted) if isinstance(effect, Send) else None, last=last)
             except Exception as error:  # a bug must cost one effect at the most, never the pump
                 self._log.error(Event.FAILED, round=outcome.round_id.hex(), error=type(error).__name__, place=place(error))
         if outcome.kind:
             self._received.inc(kind=outcome.kind, outcome=outcome.reason or str(outcome.answer))
-        if outcome.reason:
-            self._log.debug(Event.MESSAGE_REFUSED, round=outcome.round_id.hex(), reason=outcome.reason)
-        self._open.set(len(self._rounds))
+            if outcome.answer is Answer.ACCEPTED:
+                self._log.debug(Event.MESSAGE_TAKEN, **_about(outcome))
+        if outcome.failure:
+            self._log.error(Event.FAILED, round=outcome.round_id.hex(), error=outcome.failure)
+        elif outcome.reason:
+            self._log.debug(Event.MESSAGE_REFUSED, **_about(outcome), reason=outcome.reason)
+        self._open.set(len(self.rounds))
 
-    def _do(self, round_id: bytes, effect: Effect) -> None:
+    def _do(self, round_id: bytes, effect: Effect, posted: Posted | None, *, last: bool) -> None:
         match effect:
             case Send():
-                endpoint = self._resolve(effect.recipient, effect.endpoint)
-                self.outbox.post(Delivery(round_id, effect.recipient, effect.kind, endpoint, effect.envelope, effect.until))
+                assert posted is not None, "every message sent is kept first"
+                self._post(round_id, posted)
             case StopSending():
                 self.outbox.call_back(round_id)
             case WakeAt():
                 self._wake(round_id, effect.at)
             case ReadValues():
                 self._release_held(round_id)  # the roster holds: shares that came before it can be taken
-                self._read(round_id, effect.study)
+                if last:  # otherwise the values have been taken already
+                    self._read(round_id, effect.study)
             case Decided() | Progressed() | Submitted() | Released():
                 self._observe(round_id, effect)
             case Ended():
@@ -359,11 +497,18 @@ class Driver:
                 self._ended.inc(outcome=effect.outcome, code=effect.code or "none")
                 self._observe(round_id, effect)
             case Answered():
-                pass  # who sent the message is answered by _pump
+                pass  # who sent the message is answered by _settle
+
+    def _post(self, round_id: bytes, posted: Posted) -> None:
+        recipient = Identity.parse(posted.recipient)
+        endpoint = self._resolve(recipient, posted.endpoint)
+        kind = Kind(posted.kind)
+        name = tagged_digest(kind.purpose, memoryview(posted.envelope)[:-SIGNATURE_BYTES]).hex()[:8]
+        self.outbox.post(Delivery(round_id, posted.number, recipient, kind, endpoint, posted.envelope, posted.until, name))
 
     def _wake(self, round_id: bytes, at: float) -> None:
         self._cancel_timer(round_id)
-        delay = max(0.0, at - time.time())
+        delay = max(_STORE_RETRY_SECONDS if self.store_trouble else 0.0, at - time.time())
         self._timers[round_id] = asyncio.get_running_loop().call_later(delay, self.tell, round_id, Tick())
 
     def _cancel_timer(self, round_id: bytes) -> None:
@@ -373,14 +518,12 @@ class Driver:
 
     def _read(self, round_id: bytes, study: Study) -> None:
         async def read() -> None:
-            try:
-                event = await asyncio.to_thread(self._read_sources, study)
-            except Exception as error:
-                self._log.error(Event.FAILED, round=round_id.hex(), error=type(error).__name__, place=place(error))
-                event = ValuesUnavailable()
-            self.tell(round_id, event)
+            self.tell(round_id, await asyncio.to_thread(self._values, round_id, study))
 
-        task = asyncio.create_task(read())
+        self._spawn(read())
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -415,3 +558,16 @@ class Driver:
         for moved in self._held.pop(round_id, []):
             if not moved.done():
                 moved.set_result(None)
+
+
+def _steps(outcomes: Sequence[Sequence[Outcome]]) -> list[Step]:
+    return [outcome.step for of_job in outcomes for outcome in of_job if outcome.step is not None]
+
+
+def _about(outcome: Outcome) -> dict[str, str]:
+    return {
+        "round": outcome.round_id.hex(),
+        "kind": outcome.kind,
+        "sender": outcome.sender,
+        "message": outcome.message,
+    }

@@ -17,6 +17,8 @@ from nodes.yaml_struct import Problem, checked
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?):([0-9]{1,5})", re.ASCII)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 _MAX_SOCKET_PATH = 107  # bytes of sun_path on Linux, without the closing zero (unix(7))
+RELAY = "relay"
+"""In place of a URL: through the relay."""
 _NAME_RULE = "use lower-case letters, digits, '.', '-' and '_', at most 63, a letter or digit first and last"
 
 
@@ -50,6 +52,13 @@ def _listen(text: str) -> Iterator[Problem]:
         yield Problem((), f"{text!r} is not HOST:PORT; write for instance 127.0.0.1:7001 or '[::1]:7001'")
 
 
+def _store_url(text: str) -> Iterator[Problem]:
+    if not text.startswith("postgresql://"):
+        yield Problem(
+            (), "is not a store; write postgresql://USER@HOST/DATABASE, or remove the key for SQLite in the state directory"
+        )
+
+
 def _url(text: str) -> Iterator[Problem]:
     try:
         parts = urlsplit(text)
@@ -66,9 +75,24 @@ def _url(text: str) -> Iterator[Problem]:
         yield Problem((), f"{text!r} needs a host and a port from 1 to 65535; write https://HOST:PORT")
 
 
+def _reached(text: str) -> Iterator[Problem]:
+    if text != RELAY:
+        yield from _url(text)
+
+
+def _proxy(text: str) -> Iterator[Problem]:
+    scheme, _, rest = text.partition("://")
+    if "@" in rest:  # not repeated: a password may stand there
+        yield Problem((), "a proxy here has no user or password; write http://HOST:PORT")
+    elif scheme != "http" or not _has_host_and_port(rest):
+        yield Problem((), f"{text!r} is not a proxy; write http://HOST:PORT")
+
+
 def _endpoints(urls: Mapping[str, str]) -> Iterator[Problem]:
     first: dict[str, str] = {}
     for name, url in urls.items():
+        if url == RELAY:
+            continue
         other = first.setdefault(url.lower(), name)
         if other != name:
             yield Problem((name,), f"has the same URL as {other}; every node listens on its own")
@@ -94,10 +118,16 @@ Url = Annotated[str, checked(_url)]
 """https://HOST:PORT and nothing more."""
 Endpoints = Annotated[dict[Name, Url], checked(_endpoints)]
 """Where nodes are reached; no two at the same place."""
+Places = Annotated[dict[Name, Annotated[str, checked(_reached)]], checked(_endpoints)]
+"""As Endpoints, or RELAY for a node behind the relay."""
+Proxy = Annotated[str, checked(_proxy)]
+"""http://HOST:PORT of an HTTP proxy."""
 SocketPath = Annotated[Path, checked(_socket)]
 """Of a Unix socket."""
 Digest = Annotated[str, checked(_digest)]
 """`sha256:` and the SHA-256 of a certificate's DER in lower-case hex."""
+StoreUrl = Annotated[str, checked(_store_url)]
+"""A PostgreSQL database; it may hold a password, so it is never repeated in a message."""
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]

@@ -2,24 +2,74 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import time
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import ClassVar
 
-from mpc.errors import StudyError
+import msgspec
+
+from mpc.credentials import Credentials
+from mpc.entropy import SEED_BYTES, SeededEntropy
+from mpc.errors import CohortiumError, StudyError
 from mpc.identity import Identity, Role
+from mpc.keys import Keyring, WrappingKey
+from mpc.mailbox import usable_key
+from mpc.messages import AbortCode
 from mpc.rounds.admission import Admitted
-from mpc.rounds.events import CancelRound, Effect, OpenRound, ValuesUnavailable
+from mpc.rounds.events import (
+    ABORTED,
+    RELEASED,
+    CancelRound,
+    Effect,
+    Ended,
+    KeyPublished,
+    OpenRound,
+    Progressed,
+    Released,
+    ValuesUnavailable,
+)
 from mpc.rounds.events import Event as RoundEvent
-from mpc.rounds.hospital import HospitalRound
+from mpc.rounds.hospital import HospitalRound, HospitalState
 from mpc.rounds.machine import Machine
+from mpc.statistics import plan
 from mpc.study import Study
+from mpc.wire import Struct, decode, encode
 from nodes.admin.rounds import add_round_routes
 from nodes.config import HospitalConfig
-from nodes.daemon import Daemon
+from nodes.daemon import Config, Daemon
+from nodes.journal import Beginning, RoundLost
 from nodes.log import Event
-from nodes.records import Records, RoundRecord
-from nodes.studies import load_studies
+from nodes.records import KEPT_RECORDS, Records, RoundRecord
+from nodes.rounds import New
+from nodes.store.base import OpenRound as OpenRoundKept
+from nodes.store.base import StoreError
+from nodes.studies import StudyDirectory
+from nodes.transport.base import DeliveryError
+from nodes.transport.mail import RelayedTransport
+
+NOT_OPENED = "not-opened"
+"""Code of a round that was to follow a failed one and could not be opened."""
+_LONGEST_PAUSE = 5.0
+"""Seconds between two questions for a key that a patient behind the relay has not published yet; the first are closer."""
+_BEFORE_COLLECT = frozenset({"inviting", "sharing"})
+_MAY_PASS = frozenset({AbortCode.TOO_FEW, AbortCode.MISSING, AbortCode.UNAVAILABLE, AbortCode.UNDELIVERABLE})
+
+
+class _Asked(Struct, frozen=True):
+    """What a round asks, and of whom it could: the part of its `Beginning` that a hospital's round has."""
+
+    study: Study
+    attempt: int
+    """See `RoundRecord`, also for the next."""
+    follows: str
+    relayed: tuple[str, ...]
+    """URIs of the patients whose Invitation was sealed for a relay."""
+    keyless: tuple[str, ...]
+    """... and of those that had published no key when the round opened, and are invited once they have."""
 
 
 class HospitalDaemon(Daemon):
@@ -30,29 +80,104 @@ class HospitalDaemon(Daemon):
     def __init__(self, config: HospitalConfig) -> None:
         self.config = config
         self.records = Records()
+        self._studies = StudyDirectory()
+        self._asked: dict[bytes, _Asked] = {}
+        """By open round."""
+        self._seconds: dict[bytes, float | None] = {}
+        """What was kept of how long a round took, until the news of its end."""
+        self._retries: set[asyncio.Task[None]] = set()
+        self._asking: dict[bytes, asyncio.Task[None]] = {}
+        """By open round: asks for the keys of patients that cannot be invited yet."""
         super().__init__(config)
         add_round_routes(self.admin, self)
 
+    def use(self, config: Config) -> None:
+        """Studies are read from the directory when a round opens; addresses are asked for by message."""
+        assert isinstance(config, HospitalConfig)
+        self.config = config
+
     def resolve(self, node: Identity, announced: str) -> str:
         """Where the configuration says that the patient is; what it announced is for the other members."""
-        return self.config.patients.get(node.name, announced)
+        return self.config.endpoint(node.name, announced)
 
-    def new_round(self, message: Admitted) -> Machine | None:
+    def new_round(self, message: Admitted) -> New | None:
         """A hospital is invited to nothing."""
         return None
+
+    def rebuild_round(self, round_id: bytes, role: str, beginning: Beginning) -> Machine:
+        """See `Daemon.rebuild_round`."""
+        keyring = self.keys.find(beginning.key_id)
+        if keyring is None:
+            raise RoundLost("the encryption key that it was promised is gone")
+        # The Invitations are in the journal as they were sealed: any key stands for those that they were sealed with.
+        stand_in = WrappingKey(self.identity, b"", keyring.encryption.private_key.public_key(), 0, 0)
+        try:
+            asked = decode(beginning.asked, _Asked)
+            sealed_for = {Identity.parse(uri): stand_in for uri in asked.relayed}
+            keyless = {Identity.parse(uri): None for uri in asked.keyless}
+            machine = self._machine(round_id, keyring, beginning.seed, asked.study, {**sealed_for, **keyless})
+        except CohortiumError as error:
+            raise RoundLost(f"another version of this program opened it, and this one would not: {error}") from error
+        self._asked[round_id] = asked
+        return machine
+
+    def close_round(self, round_id: bytes, ended: Ended, released: Released | None) -> tuple[bytes, bytes]:
+        """See `Daemon.close_round`."""
+        record = self.records.get(round_id)
+        assert record is not None, "every round has its record before it opens"
+        final = replace(record)  # the record itself belongs to the event loop, which hears of the end after the commit
+        final.end(ended)
+        self._seconds[round_id] = final.seconds
+        result = b"" if released is None else self.seal_result(round_id, released)
+        return json.dumps(final.summary()).encode(), result
 
     def read_sources(self, study: Study) -> RoundEvent:
         """A hospital has no values."""
         return ValuesUnavailable()
 
+    async def recall(self) -> None:
+        """The rounds of earlier lives."""
+        for closed in reversed(await self.store.closed_rounds(KEPT_RECORDS)):
+            self.records.add(RoundRecord.kept_closed(closed))
+        for kept in await self.store.open_rounds():  # those that cannot go on are to be seen, too
+            self.records.add(RoundRecord.kept_open(kept))
+
+    def forget(self, before: float, study: str | None) -> None:
+        """See `Daemon.forget`."""
+        self.records.forget(before, study)
+
+    async def full(self, record: RoundRecord) -> dict[str, object]:
+        """A round with its result, from the store where it is not at hand. Raises StoreError."""
+        if record.outcome == RELEASED and record.result is None:
+            return record.full(await self.kept_result(record.round_id))
+        return record.full(record.result)
+
+    def resumed(self, kept: OpenRoundKept, machine: Machine) -> None:
+        """A kept round goes on."""
+        assert isinstance(machine, HospitalRound)
+        asked, record = self._asked[kept.round_id], RoundRecord.kept_open(kept)
+        record.modulus, record.attempt, record.follows = machine.segments[0].modulus, asked.attempt, asked.follows
+        self.records.add(record)
+        self._ask_later(kept.round_id, machine.keyless, kept.begun.opened + machine.study.answer_within)
+
     def observe(self, round_id: bytes, effect: Effect) -> None:
-        """Keeps the record up to date."""
+        """Keeps the record up to date, and opens a failed round again where that is safe."""
         super().observe(round_id, effect)
+        if isinstance(effect, Ended) or (isinstance(effect, Progressed) and effect.phase != HospitalState.INVITING):
+            asking = self._asking.pop(round_id, None)
+            if asking is not None:
+                asking.cancel()
+        if isinstance(effect, Ended):
+            asked, record = self._asked.pop(round_id, None), self.records.get(round_id)
+            if record is not None:
+                record.seconds = self._seconds.pop(round_id, None)
+            if effect.outcome == ABORTED and asked is not None:
+                self._again(round_id, effect, asked)  # before the end is news: it says which round follows
         self.records.note(round_id, effect)
 
     def studies(self) -> dict[str, Study]:
         """The studies as they stand in the directory now. Raises StudyError that lists every problem."""
-        return load_studies(self.config.studies, self.config.consortium, self.config.patients)
+        return self._studies.read(self.config.studies, self.config.consortium, self.config.patients)
 
     async def open_round(self, study_id: str) -> RoundRecord:
         """Opens a round of a study. Raises StudyError when there is no such study or it cannot be run."""
@@ -62,16 +187,117 @@ class HospitalDaemon(Daemon):
                 f"there is no study {study_id!r} in {self.config.studies}; there is {', '.join(sorted(studies)) or 'none'}"
             )
         study = studies[study_id]
-        machine = HospitalRound(
-            os.urandom(16), self.keys.keyring, os.urandom, credentials=self.credentials, me=self.credential, study=study
-        )
-        record = RoundRecord(machine.round_id, study, machine.segments[0].modulus, opened=time.time())
-        self.records.add(record)
-        self.log.info(
-            Event.ROUND_OPENED, round=machine.round_id.hex(), study=study.id, patients=len(study.members), deadline=study.deadline
-        )
-        await self.driver.begin(machine, OpenRound())
+        record = self._announce(study)
+        try:
+            await self._open(record, study)
+        except Exception:
+            self.records.discard(record.round_id)
+            raise
         return record
+
+    def _announce(self, study: Study, attempt: int = 1, follows: str = "") -> RoundRecord:
+        """The record of a round that is to open: there before the round is, for whoever is told of it."""
+        modulus = plan(study, len(study.members))[0].modulus
+        record = RoundRecord(os.urandom(16), study.id, modulus, time.time(), attempt, follows)
+        self.records.add(record)
+        return record
+
+    async def _open(self, record: RoundRecord, study: Study) -> None:
+        keyring, seed = self.keys.keyring, os.urandom(SEED_BYTES)
+        behind = [patient for patient in map(Identity.parse, study.members) if self.config.behind_relay(patient.name)]
+        sealed_for = await self._keys_of_patients(behind)
+        machine = self._machine(record.round_id, keyring, seed, study, sealed_for)
+        record.opened, record.started = time.time(), time.perf_counter()
+        self.log.info(
+            Event.ROUND_OPENED,
+            round=record.round_id.hex(),
+            study=study.id,
+            patients=len(study.members),
+            deadline=study.deadline,
+            attempt=record.attempt,
+        )
+        relayed = tuple(patient.uri for patient, key in sealed_for.items() if key is not None)
+        keyless = tuple(patient.uri for patient, key in sealed_for.items() if key is None)
+        asked = self._asked[record.round_id] = _Asked(study, record.attempt, record.follows, relayed, keyless)
+        beginning = Beginning(seed, keyring.encryption.key_id, encode(asked))
+        try:
+            await self.driver.begin(New(machine, beginning, Role.HOSPITAL, study.id), OpenRound())
+        except StoreError:
+            self._asked.pop(record.round_id, None)
+            raise
+        self._ask_later(record.round_id, machine.keyless, record.opened + study.answer_within)
+
+    def _machine(
+        self, round_id: bytes, keyring: Keyring, seed: bytes, study: Study, sealed_for: Mapping[Identity, WrappingKey | None]
+    ) -> HospitalRound:
+        return HospitalRound(
+            round_id,
+            keyring,
+            SeededEntropy(seed),
+            credentials=self.credentials,
+            me=self.credential,
+            study=study,
+            sealed_for=sealed_for,
+        )
+
+    async def _keys_of_patients(self, patients: Collection[Identity]) -> dict[Identity, WrappingKey | None]:
+        """The published key of each; None for one that has published none that holds, or when the relay is away."""
+        if not patients:
+            return {}
+        assert isinstance(self.transport, RelayedTransport), "the configuration asks for a relay then"
+        found = await asyncio.gather(*map(self.transport.key_of, patients), return_exceptions=True)
+        credentials, now = Credentials(self._loaded.trust), time.time()
+        keys: dict[Identity, WrappingKey | None] = {}
+        for patient, raw in zip(patients, found, strict=True):
+            if isinstance(raw, BaseException) and not isinstance(raw, DeliveryError):
+                raise raw
+            keys[patient] = None if isinstance(raw, BaseException) else usable_key(raw, patient, credentials, now)
+        return keys
+
+    def _ask_later(self, round_id: bytes, keyless: Collection[Identity], until: float) -> None:
+        """Asks again for these keys until the time to answer is over: daemons and the relay may start in any order."""
+
+        async def ask() -> None:
+            missing, pause = set(keyless), 0.1
+            while missing and time.time() < until:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                for patient, key in (await self._keys_of_patients(missing)).items():
+                    if key is not None:
+                        missing.discard(patient)
+                        self.driver.tell(round_id, KeyPublished(key))
+
+        if keyless and round_id in self._asked:
+            self._asking[round_id] = asyncio.create_task(ask())
+
+    async def stop(self, seconds: float) -> None:
+        """See `Service.stop`."""
+        for asking in self._asking.values():
+            asking.cancel()
+        await super().stop(seconds)
+
+    def _again(self, round_id: bytes, ended: Ended, asked: _Asked) -> None:
+        """Before anything was collected, a round is tried again without those who failed it, while the cohort is large enough."""
+        if ended.phase not in _BEFORE_COLLECT or ended.code not in _MAY_PASS:
+            return
+        study = asked.study
+        members = tuple(uri for uri in study.members if Identity.parse(uri).name not in ended.missing)
+        if asked.attempt > self.config.retries or not study.minimum <= len(members) < len(study.members):
+            return
+
+        again = msgspec.structs.replace(study, members=members)
+        follower = self._announce(again, asked.attempt + 1, round_id.hex())
+
+        async def open_again() -> None:
+            try:
+                await self._open(follower, again)
+            except CohortiumError as error:
+                self.log.error(Event.FAILED, round=follower.round_id.hex(), error=str(error))
+                self.records.note(follower.round_id, Ended(ABORTED, NOT_OPENED, detail=str(error)))
+
+        task = asyncio.create_task(open_again())
+        self._retries.add(task)
+        task.add_done_callback(self._retries.discard)
 
     def cancel_round(self, round_id: bytes) -> None:
         """Ends an open round."""

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import sys
+import time
 import traceback
 from collections.abc import Mapping, MutableMapping
 from enum import Enum, StrEnum
@@ -44,6 +46,7 @@ MAX_TRACEBACK = 8000
 """Characters of a traceback; its end says what went wrong."""
 MAX_ITEMS = 50
 """Entries of a list or mapping, such as the names of who is missing."""
+_THIN_SECONDS = 1.0
 
 
 class Event(StrEnum):
@@ -52,14 +55,24 @@ class Event(StrEnum):
     STARTING = "starting"
     READY = "ready"
     RELOADED = "reloaded"
+    RELOAD_REFUSED = "reload-refused"
+    """The configuration was read again and cannot be used; the old one holds."""
+    LOG_LEVEL = "log-level"
+    """Somebody changed the level of this log."""
     STOPPING = "stopping"
     STOPPED = "stopped"
     FAILED = "failed"
     KEY_ROTATED = "key-rotated"
     """A new encryption key is published from now on."""
+    KEY_ERASED = "key-erased"
+    """No open round needs that encryption key any more."""
     CONNECTION_REFUSED = "connection-refused"
     """Somebody who connected was turned away; `reason` is a slug."""
     MESSAGE_REFUSED = "message-refused"
+    MESSAGE_TAKEN = "message-taken"
+    """A message was accepted; `message` names it here and at its sender."""
+    MESSAGE_SENT = "message-sent"
+    """Its recipient gave its final answer."""
     DELIVERY_DELAYED = "delivery-delayed"
     """The first attempt failed; it goes on."""
     DELIVERY_ABANDONED = "delivery-abandoned"
@@ -74,6 +87,21 @@ class Event(StrEnum):
     SUBMITTED = "submitted"
     """This patient's partial sum is committed: the round counts."""
     ROUND_ENDED = "round-ended"
+    ROUND_RESUMED = "round-resumed"
+    """An open round goes on after a restart."""
+    ROUND_LOST = "round-lost"
+    """A kept round could not be rebuilt and is given up; the reason says what has changed."""
+    ERASED = "erased"
+    """Rounds, results and ledger lines that were older than they may be."""
+    STORE_FAILED = "store-failed"
+    """The store could not keep something; it is tried again and nothing is lost."""
+    STORE_RESTORED = "store-restored"
+    """The store is older than this node's last commit: open rounds are given up, so that nothing is said twice."""
+    RELAY_UNREACHABLE = "relay-unreachable"
+    """Nothing can be fetched from the relay; it goes on trying."""
+    RELAY_REACHED = "relay-reached"
+    MAIL_EXPIRED = "mail-expired"
+    """Messages that nobody fetched in time were deleted."""
     LIBRARY = "library"
     """A message of a library through the standard `logging`; `logger` and `message` say which."""
     UNLISTED = "unlisted"
@@ -107,6 +135,24 @@ def configure(level: Level = "info", format: Format = "auto", stream: TextIO | N
     for handler in [handler for handler in root.handlers if isinstance(handler, _Forward)]:
         root.removeHandler(handler)
     root.addHandler(_Forward(level=max(threshold, logging.WARNING)))
+
+
+class Thinned:
+    """Lets one line through of many alike: at most one a second and reason. Reasons are fixed slugs, so there are few."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, tuple[float, int]] = {}
+        """By reason: when the last line was let through, and how many were left out since."""
+
+    def due(self, reason: str) -> int | None:
+        """How many lines were left out since the last one; None when this one is to be left out as well."""
+        now = time.monotonic()
+        last, left_out = self._lines.get(reason, (-math.inf, 0))
+        if now - last < _THIN_SECONDS:
+            self._lines[reason] = (last, left_out + 1)
+            return None
+        self._lines[reason] = (now, 0)
+        return left_out
 
 
 def place(error: BaseException) -> str:

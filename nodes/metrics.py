@@ -1,4 +1,4 @@
-"""Counters and gauges, and their text for Prometheus (exposition format 0.0.4). For the event loop's thread only.
+"""Counters, gauges and histograms, and their text for Prometheus (exposition format 0.0.4). For the event loop's thread only.
 
 Label values are fixed slugs, so that a metric has few series and never holds what somebody sent.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -65,13 +66,66 @@ class Counter(_Metric):
 
 
 class Gauge(_Metric):
-    """A number that goes up and down."""
+    """A number that goes up and down. With `read`, it is whatever that returns when it is asked for."""
 
     kind = "gauge"
+
+    def __init__(self, name: str, help: str, labels: tuple[str, ...] = (), read: Callable[[], float] | None = None) -> None:
+        super().__init__(name, help, labels)
+        self._read = read
+
+    def value(self, **labels: str) -> float:
+        """The current number; 0 before the first change."""
+        self._refresh()
+        return super().value(**labels)
+
+    def lines(self) -> Iterator[str]:
+        """The metric in the exposition format, without line ends."""
+        self._refresh()
+        return super().lines()
+
+    def _refresh(self) -> None:
+        if self._read is not None:
+            self._values[()] = self._read()
 
     def set(self, value: float, **labels: str) -> None:
         """Raises ValueError for other labels, or a label value that is no slug."""
         self._values[self._key(labels)] = value
+
+
+class Histogram(_Metric):
+    """How often an observation was at most each of `bounds`, which ascend; how many there were, and their sum."""
+
+    kind = "histogram"
+
+    def __init__(self, name: str, help: str, bounds: Sequence[float], labels: tuple[str, ...] = ()) -> None:
+        super().__init__(name, help, labels)
+        if "le" in labels or not bounds or list(bounds) != sorted(set(bounds)) or not all(map(math.isfinite, bounds)):
+            raise ValueError(f"metric {name}: its bounds must ascend and be finite, and no label may be called 'le'")
+        self._bounds = tuple(float(bound) for bound in bounds)
+        self._counts: dict[tuple[str, ...], list[int]] = {}
+
+    def observe(self, value: float, **labels: str) -> None:
+        """Counts one observation. Raises ValueError for other labels, or a label value that is no slug."""
+        key = self._key(labels)
+        counts = self._counts.setdefault(key, [0] * (len(self._bounds) + 1))
+        counts[bisect_left(self._bounds, value)] += 1
+        self._values[key] = self._values.get(key, 0) + value
+
+    def lines(self) -> Iterator[str]:
+        """The metric in the exposition format, without line ends."""
+        yield f"# HELP {self.name} {_escape(self.help)}"
+        yield f"# TYPE {self.name} {self.kind}"
+        for key, counts in sorted(self._counts.items()):
+            pairs = [f'{label}="{text}"' for label, text in zip(self.labels, key, strict=True)]
+            total = 0
+            for bound, count in zip((*self._bounds, math.inf), counts, strict=True):
+                total += count
+                le = f'le="{_number(bound)}"'
+                yield f"{self.name}_bucket{{{','.join([*pairs, le])}}} {total}"
+            suffix = f"{{{','.join(pairs)}}}" if pairs else ""
+            yield f"{self.name}_sum{suffix} {_number(self._values[key])}"
+            yield f"{self.name}_count{suffix} {total}"
 
 
 class Registry:
@@ -86,11 +140,17 @@ class Registry:
         self._add(counter)
         return counter
 
-    def gauge(self, name: str, help: str, labels: tuple[str, ...] = ()) -> Gauge:
-        """A new gauge. Raises ValueError when there is a metric of this name."""
-        gauge = Gauge(name, help, labels)
+    def gauge(self, name: str, help: str, labels: tuple[str, ...] = (), read: Callable[[], float] | None = None) -> Gauge:
+        """A new gauge; `read` gives its number where it has no labels. Raises ValueError when there is a metric of this name."""
+        gauge = Gauge(name, help, labels, read)
         self._add(gauge)
         return gauge
+
+    def histogram(self, name: str, help: str, bounds: Sequence[float], labels: tuple[str, ...] = ()) -> Histogram:
+        """A new histogram. Raises ValueError when there is a metric of this name."""
+        histogram = Histogram(name, help, bounds, labels)
+        self._add(histogram)
+        return histogram
 
     def _add(self, metric: _Metric) -> None:
         if metric.name in self._metrics:

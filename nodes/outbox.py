@@ -30,15 +30,20 @@ class Delivery:
     """One message to deliver."""
 
     round_id: bytes
+    number: int
+    """Of the round's messages; the store knows it by this."""
     recipient: Identity
     kind: Kind
     endpoint: str
     envelope: bytes = field(repr=False)
     until: float
     """Unix seconds."""
+    message: str = ""
+    """The first 8 hex digits of the envelope's digest, by which the logs of sender and receiver name it."""
 
 
-Answered = Callable[[Delivery, Answer], None]
+Answered = Callable[[Delivery, Answer | None], None]
+"""The final answer to a delivery; None when its time was up first."""
 
 
 class Outbox:
@@ -50,6 +55,7 @@ class Outbox:
         self._log = log
         self._sent = sent
         self._tasks: dict[bytes, set[asyncio.Task[None]]] = {}
+        self._posted: dict[asyncio.Task[None], float] = {}
         self._draining = False
         self._resting: set[asyncio.Task[None]] = set()
         """Deliveries that wait for their next attempt."""
@@ -61,6 +67,7 @@ class Outbox:
         tasks = self._tasks.setdefault(delivery.round_id, set())
         task = asyncio.create_task(self._deliver(delivery))
         tasks.add(task)
+        self._posted[task] = time.monotonic()
         task.add_done_callback(lambda done: self._finished(delivery.round_id, done))
 
     def call_back(self, round_id: bytes) -> None:
@@ -84,7 +91,12 @@ class Outbox:
         """Messages on their way."""
         return sum(map(len, self._tasks.values()))
 
+    def oldest_seconds(self) -> float:
+        """How long the oldest of them has been; 0 with none."""
+        return time.monotonic() - min(self._posted.values(), default=time.monotonic())
+
     def _finished(self, round_id: bytes, task: asyncio.Task[None]) -> None:
+        del self._posted[task]
         tasks = self._tasks[round_id]
         tasks.discard(task)
         if not tasks:
@@ -97,6 +109,7 @@ class Outbox:
         while True:
             trouble, answer = await self._attempt(delivery)
             if answer in FINAL:
+                self._log.debug(Event.MESSAGE_SENT, **_about(delivery), answer=str(answer))
                 self._answered(delivery, answer)
                 return
             if attempts == 0:
@@ -108,6 +121,7 @@ class Outbox:
             left = delivery.until - time.time()
             if left <= 0:
                 self._log.warning(Event.DELIVERY_ABANDONED, **_about(delivery), attempts=attempts, reason=trouble)
+                self._answered(delivery, None)
                 return
             await self._rest(min(wait, left))
 
@@ -139,4 +153,9 @@ class Outbox:
 
 
 def _about(delivery: Delivery) -> dict[str, str]:
-    return {"round": delivery.round_id.hex(), "kind": delivery.kind.purpose, "recipient": delivery.recipient.name}
+    return {
+        "round": delivery.round_id.hex(),
+        "kind": delivery.kind.purpose,
+        "recipient": delivery.recipient.name,
+        "message": delivery.message,
+    }

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from typing import ClassVar
 
+from mpc import disclosure
 from mpc.disclosure import Bounds, Policy
+from mpc.entropy import SEED_BYTES, SeededEntropy
 from mpc.errors import DataError
 from mpc.identity import Identity, Role
+from mpc.keys import Keyring
 from mpc.rounds.admission import Admitted
+from mpc.rounds.events import Ended, Released, ValuesRead, ValuesUnavailable
 from mpc.rounds.events import Event as RoundEvent
-from mpc.rounds.events import ValuesRead, ValuesUnavailable
 from mpc.rounds.machine import Machine
 from mpc.rounds.patient import PatientRound
 from mpc.study import Study
 from nodes.config import PatientConfig
-from nodes.daemon import Daemon
+from nodes.daemon import Config, Daemon
+from nodes.journal import Beginning, RoundLost
+from nodes.ledger import OpenLedger
 from nodes.log import Event, place
+from nodes.rounds import New
 
 
 class PatientDaemon(Daemon):
@@ -26,26 +33,48 @@ class PatientDaemon(Daemon):
     speaks_with: ClassVar[frozenset[Role]] = frozenset({Role.HOSPITAL, Role.PATIENT, Role.RELAY})
 
     def __init__(self, config: PatientConfig) -> None:
-        self.config = config
-        self.sources = {name: source.source(name) for name, source in config.sources.items()}
-        self.policy = _policy(config)
+        self.use(config)
         super().__init__(config)
+
+    def use(self, config: Config) -> None:
+        """Decides by this policy, and reads these sources, from the next invitation on."""
+        assert isinstance(config, PatientConfig)
+        sources = {name: source.source(name) for name, source in config.sources.items()}
+        self.config, self.sources, self.policy = config, sources, _policy(config)
 
     def resolve(self, node: Identity, announced: str) -> str:
         """The hospital's and overridden addresses from the configuration, the others as their consents announce them."""
         if node == self.policy.hospital:
-            return self.config.hospital.url
+            return self.config.hospital_url
         return self.config.peers.get(node.name, announced)
 
-    def new_round(self, message: Admitted) -> Machine | None:
+    def new_round(self, message: Admitted) -> New | None:
         """A round that begins with an Invitation."""
+        # What came through a relay was sealed with the key that was published then.
+        keyring, seed = self.keys.find(message.envelope.header.key_id) or self.keys.keyring, os.urandom(SEED_BYTES)
+        machine = self._machine(message.envelope.header.round, keyring, seed, self.ledger)
+        return New(machine, Beginning(seed, keyring.encryption.key_id, b""), Role.PATIENT, "")
+
+    def rebuild_round(self, round_id: bytes, role: str, beginning: Beginning) -> Machine:
+        """See `Daemon.rebuild_round`."""
+        keyring = self.keys.find(beginning.key_id)
+        if keyring is None:
+            raise RoundLost("the encryption key that it was promised is gone")
+        return self._machine(round_id, keyring, beginning.seed, OpenLedger())
+
+    def close_round(self, round_id: bytes, ended: Ended, released: Released | None) -> tuple[bytes, bytes]:
+        """See `Daemon.close_round`."""
+        summary = {"round": round_id.hex(), "outcome": ended.outcome, "code": ended.code, "detail": ended.detail}
+        return json.dumps(summary).encode(), b"" if released is None else self.seal_result(round_id, released)
+
+    def _machine(self, round_id: bytes, keyring: Keyring, seed: bytes, ledger: disclosure.Ledger) -> PatientRound:
         return PatientRound(
-            message.envelope.header.round,
-            self.keys.keyring,
-            os.urandom,
+            round_id,
+            keyring,
+            SeededEntropy(seed),
             credentials=self.credentials,
             policy=self.policy,
-            ledger=self.store,
+            ledger=ledger,
             endpoint=self.config.url,
         )
 
@@ -59,9 +88,14 @@ class PatientDaemon(Daemon):
             self.log.error(Event.SOURCE_FAILED, study=study.id, reason=type(error).__name__, place=place(error))
         return ValuesUnavailable()
 
+    def at_hand(self, study: Study) -> bool:
+        """When all its values stand in the configuration, or are made up from it."""
+        found = [self.config.sources.get(variable.name) for variable in study.variables]
+        return all(source is not None and (source.literal or source.synthetic) is not None for source in found)
+
     def status(self) -> dict[str, object]:
         """Adds the assumption that its floor rests on."""
-        return super().status() | {"open_rounds": self.store.open_rounds(), "assumption": _assumption(self.policy)}
+        return super().status() | {"open_rounds": self.ledger.open_rounds(), "assumption": _assumption(self.policy)}
 
 
 def _policy(config: PatientConfig) -> Policy:

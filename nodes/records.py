@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
@@ -10,9 +11,9 @@ from dataclasses import dataclass, field
 
 from mpc.result import Result
 from mpc.rounds.events import RELEASED, Effect, Ended, Progressed, Released
-from mpc.study import Study
+from nodes.store.base import ClosedRound, OpenRound
 
-_KEPT = 1000
+KEPT_RECORDS = 1000
 """Rounds remembered, the oldest ended ones forgotten first."""
 _KEPT_RESULT_BYTES = 32 * 1024 * 1024
 """Values of all results kept; beyond this the oldest lose theirs. The newest always stays."""
@@ -23,10 +24,16 @@ class RoundRecord:
     """One round. Times are Unix seconds."""
 
     round_id: bytes
-    study: Study
+    study: str
+    """Its id."""
     modulus: int
     opened: float
+    attempt: int = 1
+    """2 for the first round that follows a failed one by itself, and so on."""
+    follows: str = ""
+    """The id of that failed round, in hex."""
     started: float = field(default_factory=time.perf_counter)
+    """`opened` on the clock that nobody sets."""
     phase: str = "new"
     waiting_for: tuple[str, ...] = ()
     outcome: str = "open"
@@ -35,22 +42,68 @@ class RoundRecord:
     missing: tuple[str, ...] = ()
     seconds: float | None = None
     """From opening to the result or the end."""
+    followed_by: str = ""
+    """The round that was opened in its place."""
     result: Result | None = field(default=None, repr=False)
+
+    @classmethod
+    def kept_open(cls, kept: OpenRound) -> RoundRecord:
+        """A round that an earlier life of this daemon opened. What its journal says is still to be filled in."""
+        begun = kept.begun
+        return cls(kept.round_id, begun.study, 0, begun.opened, started=time.perf_counter() - (time.time() - begun.opened))
+
+    @classmethod
+    def kept_closed(cls, kept: ClosedRound) -> RoundRecord:
+        """A round that ended in an earlier life of this daemon. Its result is in the store.
+
+        One that was given up because of a fault has no summary.
+        """
+        closed = kept.closed
+        summary = json.loads(closed.summary or b"{}")
+        return cls(
+            round_id=kept.round_id,
+            study=kept.study,
+            modulus=summary.get("modulus", 0),
+            opened=summary.get("opened", kept.opened),
+            attempt=summary.get("attempt", 1),
+            follows=summary.get("follows", ""),
+            phase=summary.get("phase", closed.outcome),
+            outcome=closed.outcome,
+            code=closed.code,
+            detail=summary.get("detail", ""),
+            missing=tuple(summary.get("missing", ())),
+            seconds=summary.get("seconds", closed.at - kept.opened),
+        )
 
     @property
     def ended(self) -> bool:
         """Whether it has a result or was aborted."""
         return self.outcome != "open"
 
+    def end(self, ended: Ended) -> None:
+        """It has a result or was aborted, now."""
+        self.outcome, self.code, self.detail = ended.outcome, ended.code, ended.detail
+        self.missing, self.waiting_for = ended.missing, ()
+        self.phase = ended.phase or ended.outcome
+        if self.seconds is None:
+            self.seconds = time.perf_counter() - self.started
+
     def summary(self) -> dict[str, object]:
         """For people and scripts; without the statistics."""
         summary: dict[str, object] = {
             "round": self.round_id.hex(),
-            "study": self.study.id,
+            "study": self.study,
             "opened": self.opened,
             "phase": self.phase,
             "outcome": self.outcome,
+            "attempt": self.attempt,
         }
+        if self.modulus:
+            summary["modulus"] = self.modulus
+        if self.follows:
+            summary["follows"] = self.follows
+        if self.followed_by:
+            summary["followed_by"] = self.followed_by
         if not self.ended:
             summary["waiting_for"] = list(self.waiting_for)
         elif self.outcome != RELEASED:
@@ -59,15 +112,14 @@ class RoundRecord:
             summary["seconds"] = round(self.seconds, 4)
         return summary
 
-    def full(self) -> dict[str, object]:
+    def full(self, result: Result | None) -> dict[str, object]:
         """The summary and, once released, the result: `{"outcome", "patients", "modulus", "statistics", ...}`."""
         full = self.summary()
         if self.outcome == RELEASED:
-            full["modulus"] = self.modulus
-            if self.result is None:
-                full["detail"] = "the values of this result are no longer kept"
+            if result is None:
+                full["detail"] = "the values of this result have been erased"
             else:
-                full |= {"patients": self.result.members, "statistics": self.result.plain()}
+                full |= {"patients": result.members, "statistics": result.plain()}
         return full
 
 
@@ -81,11 +133,25 @@ class Records:
         """Rounds whose results are kept, in the order of their release."""
 
     def add(self, record: RoundRecord) -> None:
-        """A round that is about to open."""
+        """A round that is about to open, or that an earlier life of this daemon opened."""
         self._rounds[record.round_id] = record
-        surplus = max(0, len(self._rounds) - _KEPT)
+        failed = self._rounds.get(bytes.fromhex(record.follows))
+        if failed is not None:
+            failed.followed_by = record.round_id.hex()
+        surplus = max(0, len(self._rounds) - KEPT_RECORDS)
         for round_id in [other.round_id for other in self._rounds.values() if other.ended][:surplus]:
             del self._rounds[round_id]
+
+    def discard(self, round_id: bytes) -> None:
+        """A round that could not be opened after all."""
+        self._rounds.pop(round_id, None)
+        self._tell(round_id)
+
+    def forget(self, before: float, study: str | None = None) -> None:
+        """Rounds that ended before then (Unix seconds), of one study if it is given, with their results."""
+        for record in self.all():
+            if record.ended and record.opened + (record.seconds or 0.0) < before and study in (None, record.study):
+                del self._rounds[record.round_id]
 
     def get(self, round_id: bytes) -> RoundRecord | None:
         """The round, if it is remembered."""
@@ -108,10 +174,10 @@ class Records:
                 self._released.append(round_id)
                 self._trim_results()
             case Ended():
-                record.outcome, record.code, record.detail = effect.outcome, effect.code, effect.detail
-                record.missing, record.waiting_for = effect.missing, ()
-                record.phase = effect.phase or effect.outcome
-                record.seconds = time.perf_counter() - record.started
+                record.end(effect)
+        self._tell(round_id)
+
+    def _tell(self, round_id: bytes) -> None:
         news = self._news.pop(round_id, None)
         if news is not None:
             news.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal
@@ -94,6 +95,22 @@ def load_study(path: Path, consortium: str) -> Study:
     return study
 
 
+class StudyDirectory:
+    """The studies of a directory, read again only when a file in it has changed: that takes longer than a small round."""
+
+    def __init__(self) -> None:
+        self._seen: object = None
+        self._studies: dict[str, Study] = {}
+
+    def read(self, directory: Path, consortium: str, patients: Collection[str]) -> dict[str, Study]:
+        """As `load_studies`, of the files as they are now."""
+        seen = (directory, consortium, frozenset(patients), _state_of(directory))
+        if self._seen != seen:
+            self._studies = load_studies(directory, consortium, patients)
+            self._seen = seen
+        return self._studies
+
+
 def load_studies(directory: Path, consortium: str, patients: Collection[str] | None = None) -> dict[str, Study]:
     """The studies of every *.yaml in the directory, by id. Raises StudyError that lists every problem of all of them.
 
@@ -120,6 +137,15 @@ def load_studies(directory: Path, consortium: str, patients: Collection[str] | N
     if problems:
         raise StudyError("\n".join(problems))
     return {name: study for name, (study, _) in found.items()}
+
+
+def _state_of(directory: Path) -> object:
+    """What differs whenever a study in the directory may: of each file its name, number, times and size."""
+    try:
+        found = [(entry.name, entry.stat()) for entry in os.scandir(directory)]
+    except OSError:
+        return object()  # equal to nothing: whoever reads the directory says what is wrong
+    return frozenset((name, file.st_ino, file.st_mtime_ns, file.st_ctime_ns, file.st_size) for name, file in found)
 
 
 def _read(path: Path, consortium: str, patients: Collection[str] | None) -> tuple[Study | None, list[str]]:

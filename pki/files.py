@@ -193,6 +193,8 @@ def _read(path: Path, *, secret: bool) -> bytes:
 
 def _check_private(path: Path, status: os.stat_result) -> None:
     mode = stat.S_IMODE(status.st_mode)
+    if status.st_uid == 0 and mode == 0o440 and str(path.parent) == os.environ.get("CREDENTIALS_DIRECTORY"):
+        return  # systemd gives its service access by an ACL, whose mask the mode shows as the group's bits (acl(5))
     if mode & 0o077:
         raise IdentityError(
             f"{path} holds a secret and others can use it (mode {mode:04o}); run: chmod 600 {shlex.quote(str(path))}"

@@ -7,12 +7,12 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from scripts.deployment import HOSPITAL, Deployment
+from scripts.deployment import Deployment
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 10.0
@@ -41,7 +41,7 @@ class Daemons:
 
     def __enter__(self) -> Daemons:
         try:
-            for name in (HOSPITAL, *self.deployment.names):
+            for name in self.deployment.nodes:
                 self.start(name)
         except BaseException:
             self.stop()
@@ -62,12 +62,12 @@ class Daemons:
         self.children[name] = Child(process, log)
         return self.children[name]
 
-    def wait_until_ready(self) -> None:
-        """Waits for every admin socket, which a daemon makes last of all. Raises DaemonFailure."""
+    def wait_until_ready(self, check: Callable[[], None] | None = None) -> None:
+        """Waits for every admin socket, which a daemon makes last of all. Raises DaemonFailure, as `check` does meanwhile."""
         deadline = time.monotonic() + _START_SECONDS + len(self.children)
-        for name in self.children:
+        for name in list(self.children):
             while not self.deployment.socket(name).exists():
-                self.check()
+                (check or self.check)()
                 if time.monotonic() > deadline:
                     raise DaemonFailure(f"{name} is not ready after {_START_SECONDS:.0f} s\n{self.last_lines(name)}")
                 time.sleep(_POLL_SECONDS)
@@ -78,6 +78,13 @@ class Daemons:
             status = child.process.poll()
             if status is not None:
                 raise DaemonFailure(f"{name} ended with status {status}; its last lines:\n{self.last_lines(name)}")
+
+    def forget_killed(self) -> list[str]:
+        """The names of daemons that a signal has ended, which are not looked after from now on."""
+        killed = [name for name, child in self.children.items() if (child.process.poll() or 0) < 0]
+        for name in killed:
+            del self.children[name]
+        return killed
 
     def stop(self) -> None:
         """Ends every daemon: asks first, insists after some seconds. A second Ctrl-C does not leave any behind."""

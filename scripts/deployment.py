@@ -22,6 +22,7 @@ from typing import Any
 
 CONSORTIUM = "demo"
 HOSPITAL = "hospital"
+RELAY = "relay"
 AUTHORITY = "ca"
 VARIABLE = "value"
 STUDY = "demo-sum"
@@ -54,11 +55,18 @@ class Deployment:
     question: Question
     ports: dict[str, int] = field(default_factory=dict)
     limits: Mapping[str, Any] = field(default_factory=dict)
+    relayed: frozenset[str] = frozenset()
+    """Patients behind a relay, which then is one of the nodes; they have no listener."""
 
     @property
     def names(self) -> list[str]:
         """The patients."""
         return list(self.sources)
+
+    @property
+    def nodes(self) -> list[str]:
+        """Every daemon."""
+        return [*([RELAY] if self.relayed else []), HOSPITAL, *self.names]
 
     @property
     def hospital_config(self) -> Path:
@@ -73,23 +81,28 @@ class Deployment:
 
     def command(self, name: str) -> list[str]:
         """What starts the daemon of a node."""
-        role, config = ("hospital", self.hospital_config) if name == HOSPITAL else ("patient", self.patient_config(name))
-        return [*COHORTIUM, role, "--config", str(config)]
+        return [*COHORTIUM, _role(name), "--config", str(self.config(name))]
+
+    def config(self, name: str) -> Path:
+        """The configuration of a node."""
+        return self.directory / name / f"{_role(name)}.yaml"
 
     def write(self) -> None:
         """Makes all files. Raises DeploymentError with the words of the command that failed."""
         for name in self.names:
             check_name(name)
-        nodes = [HOSPITAL, *self.names]
+        nodes = self.nodes
         self.ports = dict(zip(nodes, _free_ports(len(nodes)), strict=True))
         ca = self.directory / AUTHORITY
         _cohortium("pki", "init", "--consortium", CONSORTIUM, "--dir", str(ca))
         for name in nodes:
             (self.directory / name).mkdir(mode=0o700, exist_ok=True)
-        identities = [f"hospital/{HOSPITAL}", *(f"patient/{name}" for name in self.names)]
+        identities = [f"{_role(name)}/{name}" for name in nodes]
         _cohortium("pki", "issue", *identities, "--ip", "127.0.0.1", "--dir", str(ca), "--out", str(self.directory), "--per-node")
         shown = json.loads(_cohortium("pki", "show", str(ca / "ca.crt"), "--json"))
         authority = shown[0]["fingerprint"]
+        if self.relayed:
+            _write_yaml(self.config(RELAY), self._node(RELAY))
         self._write_hospital()
         for name in self.names:
             self._write_patient(name, authority)
@@ -105,9 +118,12 @@ class Deployment:
             **({"limits": dict(self.limits)} if self.limits else {}),
         }
 
+    def _relay(self) -> dict[str, Any]:
+        return {"relay": {"name": RELAY, "url": f"https://127.0.0.1:{self.ports[RELAY]}"}} if self.relayed else {}
+
     def _write_hospital(self) -> None:
-        patients = {name: f"https://127.0.0.1:{self.ports[name]}" for name in self.names}
-        _write_yaml(self.hospital_config, {**self._node(HOSPITAL), "studies": "studies", "patients": patients})
+        patients = {name: "relay" if name in self.relayed else f"https://127.0.0.1:{self.ports[name]}" for name in self.names}
+        _write_yaml(self.hospital_config, {**self._node(HOSPITAL), **self._relay(), "studies": "studies", "patients": patients})
         asked = self.question
         study: dict[str, Any] = {
             "id": STUDY,
@@ -125,8 +141,14 @@ class Deployment:
         _write_yaml(self.directory / HOSPITAL / "studies" / f"{STUDY}.yaml", study)
 
     def _write_patient(self, name: str, authority: str) -> None:
-        config = self._node(name) | {
-            "hospital": {"name": HOSPITAL, "url": f"https://127.0.0.1:{self.ports[HOSPITAL]}"},
+        config = self._node(name) | self._relay()
+        hospital = {"name": HOSPITAL, "url": f"https://127.0.0.1:{self.ports[HOSPITAL]}"}
+        if name in self.relayed:
+            del config["listen"]
+            config["topology"] = "relay"
+            hospital = {"name": HOSPITAL}
+        config |= {
+            "hospital": hospital,
             "sources": {VARIABLE: {"bounds": [0, self.question.bound], **self.sources[name]}},
             "policy": {
                 "vouched": {"authorities": [authority]},
@@ -140,10 +162,14 @@ class Deployment:
 
     def _write_readme(self) -> None:
         lines = ["Start each daemon in a terminal of its own, in any order:", ""]
-        lines += [f"    cohortium patient --config {name}/patient.yaml" for name in self.names]
-        lines += [f"    cohortium hospital --config {HOSPITAL}/hospital.yaml", "", "Then, in another terminal, open a round:", ""]
+        lines += [f"    cohortium {_role(name)} --config {name}/{_role(name)}.yaml" for name in self.nodes]
+        lines += ["", "Then, in another terminal, open a round:", ""]
         lines += [f"    cohortium round open {STUDY} --config {HOSPITAL}/hospital.yaml --watch", ""]
         (self.directory / "README").write_text("\n".join(lines))
+
+
+def _role(name: str) -> str:
+    return name if name in (HOSPITAL, RELAY) else "patient"
 
 
 def _free_ports(count: int) -> list[int]:
@@ -183,7 +209,7 @@ def _yaml(content: Mapping[str, Any], depth: int) -> str:
 
 def check_name(name: str) -> None:
     """Raises DeploymentError unless `name` can name a patient here: its directory stands beside the others."""
-    if name in (HOSPITAL, AUTHORITY):
+    if name in (HOSPITAL, AUTHORITY, RELAY):
         raise DeploymentError(f"a patient cannot be called {name!r} here; choose another name")
     if re.fullmatch(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?", name) is None:
         raise DeploymentError(

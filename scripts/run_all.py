@@ -66,9 +66,17 @@ def _run(deployment: Deployment, *, quiet: bool) -> dict[str, Any]:
     _say(f"making keys, certificates and configuration for {len(deployment.names)} patients", quiet)
     deployment.write()
     with Daemons(deployment) as daemons:
-        _say(f"starting {len(deployment.names) + 1} daemons on loopback, talking over mutual TLS 1.3", quiet)
-        daemons.wait_until_ready()
+        _say(f"starting {len(deployment.nodes)} daemons on loopback, talking over mutual TLS 1.3", quiet)
+        daemons.wait_until_ready(lambda: _look_after(daemons))
         return _open_round(daemons)
+
+
+def _look_after(daemons: Daemons) -> None:
+    """Whatever somebody kills may be started again by hand, and the round goes on. Raises DaemonFailure for any other end."""
+    for name in daemons.forget_killed():
+        again = " ".join(daemons.deployment.command(name))
+        print(f"{name} was killed; start it again by hand, and the round goes on:\n  {again}", file=sys.stderr)
+    daemons.check()
 
 
 def _open_round(daemons: Daemons) -> dict[str, Any]:
@@ -80,7 +88,7 @@ def _open_round(daemons: Daemons) -> dict[str, Any]:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     output, _ = opened.communicate(timeout=0.1)
                     break
-                daemons.check()
+                _look_after(daemons)
         except BaseException:
             opened.terminate()
             raise
@@ -103,7 +111,7 @@ def _deployment(options: argparse.Namespace, directory: Path) -> Deployment:
             raise Refused("--bound must be positive")
         question = Question(options.bound, length)
     _check_values(sources, question)
-    return Deployment(directory, sources, question)
+    return Deployment(directory, sources, question, relayed=frozenset(sources if options.relay else ()))
 
 
 def _sources(options: argparse.Namespace, directory: Path) -> tuple[dict[str, dict[str, Any]], int]:
@@ -232,6 +240,7 @@ def _options() -> argparse.Namespace:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--bound", type=int, default=_DEFAULT_BOUND, metavar="B", help="largest value of one patient; R = n x B")
     size.add_argument("--range", type=int, metavar="R", help="instead: you assume that values and sum lie in [0, R]")
+    parser.add_argument("--relay", action="store_true", help="patients have no listener: everything goes through a relay")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep keys, certificates and configuration there")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line of stdout")
     options = parser.parse_args()

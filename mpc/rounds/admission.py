@@ -42,7 +42,7 @@ def admit(envelope: Envelope, *, peer: Identity, me: Identity, credentials: Cred
         raise MessageRefused(Answer.REJECTED, "role")
     if not verify_digest(credential.public_key, envelope.signature, envelope.digest):
         raise MessageRefused(Answer.REJECTED, "signature")
-    carried = peer.role is Role.RELAY and rule.sealed
+    carried = peer.role is Role.RELAY and envelope.sealed
     if peer != envelope.sender and not (carried and peer.consortium == me.consortium):
         raise MessageRefused(Answer.REFUSED, "carrier")
     return Admitted(envelope, credential)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from mpc.errors import Answer
 from mpc.identity import Identity
+from mpc.keys import WrappingKey
 from mpc.messages import Kind
 from mpc.result import Result
 from mpc.rounds.admission import Admitted
@@ -62,7 +63,14 @@ class Undeliverable:
     answer: Answer
 
 
-Event = MessageReceived | Tick | ValuesRead | ValuesUnavailable | OpenRound | CancelRound | Undeliverable
+@dataclass(frozen=True, slots=True)
+class KeyPublished:
+    """A patient behind a relay, of whom no key was known when the round opened, can be invited with this one."""
+
+    key: WrappingKey
+
+
+Event = MessageReceived | Tick | ValuesRead | ValuesUnavailable | OpenRound | CancelRound | Undeliverable | KeyPublished
 
 # -- effects
 

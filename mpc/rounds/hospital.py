@@ -9,17 +9,20 @@ so that its memory grows with the length of a vector and not with the number of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import ClassVar
 
 from mpc.credentials import Credentials
 from mpc.disclosure import ENCODING
-from mpc.envelope import Place, write_unsealed
-from mpc.errors import Answer, MessageRefused
+from mpc.envelope import Place, Recipient, write_unsealed
+from mpc.errors import Answer, MessageRefused, few
 from mpc.identity import Credential, Identity
-from mpc.keys import Keyring
+from mpc.keys import Keyring, WrappingKey
 from mpc.messages import (
-    PROTOCOL_VERSION,
+    NEWEST_VERSION,
+    OLDEST_VERSION,
     READY_STATEMENT,
     Abort,
     AbortCode,
@@ -42,6 +45,7 @@ from mpc.rounds.events import (
     CancelRound,
     Effect,
     Ended,
+    KeyPublished,
     OpenRound,
     Progressed,
     Released,
@@ -53,7 +57,7 @@ from mpc.rounds.events import (
 )
 from mpc.rounds.machine import Machine, Received, Transitions, explain, is_heavy
 from mpc.rounds.patient import RECEIPT_GRACE
-from mpc.rounds.roster import Participant, Question, context_of, read_consent, write_roster
+from mpc.rounds.roster import Participant, Question, context_of, read_consent, version_of, write_roster
 from mpc.secret import Entropy
 from mpc.signature import sha256
 from mpc.statement import Signed, read
@@ -74,6 +78,8 @@ class HospitalState(StrEnum):
     ABORTED = "aborted"
 
 
+_COMPLAINTS = 5
+"""Members whose shares are missed that the end of a round speaks of."""
 _ENDED = frozenset({HospitalState.RELEASED, HospitalState.ABORTED})
 _OPEN = (HospitalState.INVITING, HospitalState.SHARING, HospitalState.COLLECTING)
 
@@ -84,13 +90,24 @@ class HospitalRound(Machine):
     name = "hospital round"
 
     def __init__(
-        self, round_id: bytes, keyring: Keyring, entropy: Entropy, *, credentials: Credentials, me: Credential, study: Study
+        self,
+        round_id: bytes,
+        keyring: Keyring,
+        entropy: Entropy,
+        *,
+        credentials: Credentials,
+        me: Credential,
+        study: Study,
+        sealed_for: Mapping[Identity, WrappingKey | None] = MappingProxyType({}),
     ) -> None:
-        """Raises StudyError when the study cannot be run."""
+        """`sealed_for`: patients behind a relay, whose Invitation is sealed with this key; None where none is known yet: the
+        patient is invited when KeyPublished tells one. Raises StudyError when the study cannot be run.
+        """
         super().__init__(round_id, keyring, entropy, HospitalState.NEW)
         self.credentials = credentials
         self.me = me
         self.study = study
+        self.sealed_for = dict(sealed_for)
         self.segments = plan(study, len(study.members))
         self.question: Question | None = None
         self.participants: dict[Identity, Participant] = {}
@@ -117,6 +134,13 @@ class HospitalRound(Machine):
     def invited(self) -> tuple[Identity, ...]:
         """Everyone the study names, in order."""
         return tuple(Identity.parse(uri) for uri in self.study.members)
+
+    @property
+    def keyless(self) -> tuple[Identity, ...]:
+        """Patients that wait for their Invitation, because no key to seal it with is known."""
+        if self.state is not HospitalState.INVITING:
+            return ()
+        return tuple(patient for patient, key in self.sealed_for.items() if key is None)
 
     @property
     def waiting_for(self) -> tuple[str, ...]:
@@ -166,8 +190,8 @@ class HospitalRound(Machine):
         assert self.round_key is not None
         start = int(now)
         invitation = Invitation(
-            version_min=PROTOCOL_VERSION,
-            version_max=PROTOCOL_VERSION,
+            version_min=OLDEST_VERSION,
+            version_max=NEWEST_VERSION,
             round=self.round_id,
             nonce=self.entropy(32),
             hospital=self.keyring.identity.uri,
@@ -185,14 +209,28 @@ class HospitalRound(Machine):
         self.invitation_digest = sha256(payload)
         self.question = Question(invitation, self.invitation_digest, self.study, self.me)
         self.state = HospitalState.INVITING
-        place = Place(self.round_id, self.invitation_digest)
-        effects: list[Effect] = []
-        for patient in self.invited:
-            envelope, _ = write_unsealed(
-                Kind.INVITATION, payload, place, keyring=self.keyring, round_key=self.round_key, recipient=patient
-            )
-            effects.append(Send(patient, Kind.INVITATION, envelope, "", float(invitation.answer_by)))
+        keyless = frozenset(self.keyless)
+        effects = [self._invite(patient, invitation) for patient in self.invited if patient not in keyless]
         return [*effects, self._progress(), WakeAt(float(invitation.answer_by))]
+
+    def _key_published(self, event: KeyPublished, now: float) -> list[Effect]:
+        assert self.question is not None
+        if event.key.node not in self.keyless:
+            return []
+        self.sealed_for[event.key.node] = event.key
+        return [self._invite(event.key.node, self.question.invitation)]
+
+    def _invite(self, patient: Identity, invitation: Invitation) -> Send:
+        assert self.round_key is not None
+        until = float(invitation.answer_by)
+        key = self.sealed_for.get(patient)
+        if key is not None:
+            return self._seal(Kind.INVITATION, invitation, Recipient(patient, key, b""), until)[0]
+        place = Place(self.round_id, self.invitation_digest)
+        envelope, _ = write_unsealed(
+            Kind.INVITATION, encode(invitation), place, keyring=self.keyring, round_key=self.round_key, recipient=patient
+        )
+        return Send(patient, Kind.INVITATION, envelope, "", until)
 
     def _consented(self, received: Received, now: float) -> list[Effect]:
         assert self.question is not None and self.round_key is not None
@@ -230,7 +268,7 @@ class HospitalRound(Machine):
             return self._abort(AbortCode.TOO_FEW, absent)
         roster = write_roster(self.question, self.keyring.chain, self.participants.values())
         self.members = tuple(sorted(self.participants.values(), key=lambda member: member.identity.uri))
-        self.context = context_of(encode(roster))
+        self.context, self.version = context_of(encode(roster)), version_of(self.members)
         self.state = HospitalState.SHARING
         ready_by, deadline = self.question.invitation.ready_by, self.question.invitation.deadline
         # Members say by ready_by whom they lack; the hospital waits a little longer, for those words to arrive.
@@ -373,7 +411,17 @@ class HospitalRound(Machine):
         until = self.question.invitation.deadline + RECEIPT_GRACE
         sends = [self._seal(Kind.ABORT, content, participant.recipient, until)[0] for participant in self.participants.values()]
         self._end(HospitalState.ABORTED)
-        return [StopSending(), *sends, Ended(ABORTED, code, phase, missing, explain(code, missing, phase))]
+        return [StopSending(), *sends, Ended(ABORTED, code, phase, missing, explain(code, missing, phase) + self._complaints())]
+
+    def _complaints(self) -> str:
+        """Whose share did not reach whom, by the words of those who lack it: two that cannot reach each other show here."""
+        lacking: dict[str, list[str]] = {}
+        for claimant, missed in self._claims.items():
+            for name in missed - {claimant.name}:
+                lacking.setdefault(name, []).append(claimant.name)
+        return "".join(
+            f"; the share of {name} did not reach {few(sorted(lacking[name]))}" for name in sorted(lacking)[:_COMPLAINTS]
+        )
 
     def _end(self, state: HospitalState) -> None:
         self.state = state
@@ -397,4 +445,5 @@ class HospitalRound(Machine):
         **dict.fromkeys([(state, Tick) for state in _OPEN], _late),
         **dict.fromkeys([(state, CancelRound) for state in _OPEN], _cancel),
         **dict.fromkeys([(state, Undeliverable) for state in _OPEN], _undeliverable),
+        **dict.fromkeys([(state, KeyPublished) for state in _OPEN], _key_published),
     }

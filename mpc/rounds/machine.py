@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from mpc.envelope import Envelope, Place, Recipient, open_sealed, seal
+from mpc.envelope import SECRET_BYTES, Envelope, Place, Recipient, open_sealed, seal
 from mpc.errors import Answer, InvalidTransition, MessageRefused
 from mpc.identity import Identity
 from mpc.keys import Keyring, RoundKey
-from mpc.messages import RULES, AbortCode, Binding, Kind
+from mpc.messages import OLDEST_VERSION, RULES, AbortCode, Binding, Kind
 from mpc.rounds.admission import Admitted
-from mpc.rounds.events import Answered, Effect, Event, MessageReceived, Send
+from mpc.rounds.events import Answered, Effect, Event, MessageReceived, ReadValues, Send
 from mpc.secret import Entropy
 from mpc.statistics import Segment
 from mpc.study import Study
@@ -28,6 +28,8 @@ LIGHT_MEMBERS = 64
 STORY_LENGTH = 200
 """Transitions that the story keeps; older ones are of no help to a reader."""
 
+Sealer = Callable[..., tuple[bytes, bytes]]
+"""`mpc.envelope.seal`, or what stands for it."""
 Handler = Callable[[Any, Any, float], list[Effect]]
 Transitions = Mapping[tuple[StrEnum, type[Any] | Kind], Handler]
 
@@ -48,8 +50,15 @@ class Machine:
         self.round_key: RoundKey | None = RoundKey(entropy)
         self.invitation_digest = b""
         self.context: bytes | None = None
+        self.version = OLDEST_VERSION
+        """What messages that are bound to the roster are written in."""
         self.seen: dict[tuple[bytes, Kind, Identity], bytes] = {}
         """Messages taken: (context, kind, sender) -> digest; the recipient is this node."""
+        self.sealer: Sealer = seal
+        """RSA-OAEP draws bytes of its own, the one thing here that events, time and `entropy` do not determine: whoever
+        rebuilds a round from its journal puts in what was sealed then."""
+        self.sealed: list[bytes] = []
+        """Digests of what was sealed, oldest first; whoever keeps the journal takes them out."""
 
     def __repr__(self) -> str:
         return f"<{self.name} {self.round_id.hex()} {self.state}>"
@@ -73,6 +82,11 @@ class Machine:
     @abstractmethod
     def heavy(self) -> bool:
         """Whether an event may take more than some milliseconds: long vectors, or many members."""
+
+    @property
+    def unread(self) -> ReadValues | None:
+        """The reading of values that this round waits for; asked for again when the round is rebuilt."""
+        return None
 
     @abstractmethod
     def check_invariants(self) -> None:
@@ -117,16 +131,18 @@ class Machine:
             raise MessageRefused(Answer.GONE if self.ended else Answer.LATER, "context-unknown")
         elif envelope.header.context != self.context:
             raise MessageRefused(Answer.REFUSED, "context")
+        elif envelope.version != self.version:
+            raise MessageRefused(Answer.REFUSED, "round-version")
 
     def _open(self, envelope: Envelope) -> Struct:
         rule = RULES[envelope.kind]
-        if not rule.sealed:
+        if not envelope.sealed:
             payload = bytes(envelope.ciphertext)
         else:
             assert self.round_key is not None, "an ended round has no transition for a message"
             if envelope.header.key_id != self.keyring.encryption.key_id:
                 raise MessageRefused(Answer.UNOPENABLE, "key-unknown")
-            payload = open_sealed(envelope, self.keyring.encryption.private_key, self.round_key)
+            payload = open_sealed(envelope, self.keyring.encryption.private_key, self.round_key if rule.sealed else None)
         return decode_payload(payload, rule.payload)
 
     @abstractmethod
@@ -144,15 +160,16 @@ class Machine:
         assert self.round_key is not None, "a round that has forgotten its key seals nothing"
         context = self.context if RULES[kind].binding is Binding.ROSTER else self.invitation_digest
         assert context is not None, "a kind bound to the roster is sent only once there is one"
-        envelope, digest = seal(
+        envelope, digest = self.sealer(
             kind,
             encode(content),
-            Place(self.round_id, context),
+            Place(self.round_id, context, self.version if RULES[kind].binding is Binding.ROSTER else OLDEST_VERSION),
             keyring=self.keyring,
             round_key=self.round_key,
             recipient=recipient,
-            entropy=self.entropy,
+            secret=self.entropy(SECRET_BYTES),
         )
+        self.sealed.append(digest)
         return Send(recipient.identity, kind, envelope, endpoint, until), digest
 
     def _tell(self, state: StrEnum, what: str) -> None:

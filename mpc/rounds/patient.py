@@ -23,6 +23,7 @@ from mpc.identity import Identity
 from mpc.keys import Keyring, check_statement
 from mpc.messages import (
     CONSENT_STATEMENT,
+    NEWEST_VERSION,
     READY_STATEMENT,
     Abort,
     AbortCode,
@@ -61,7 +62,7 @@ from mpc.rounds.events import (
     WakeAt,
 )
 from mpc.rounds.machine import Machine, Received, Transitions, explain, is_heavy
-from mpc.rounds.roster import Participant, Question, check_ready, context_of, read_roster
+from mpc.rounds.roster import Participant, Question, check_ready, context_of, read_roster, version_of
 from mpc.secret import Entropy, Secret
 from mpc.sharing import draw_seeds, own_share, partial_sum
 from mpc.signature import sha256
@@ -165,6 +166,11 @@ class PatientRound(Machine):
         """See `Machine.heavy`."""
         return self.question is not None and is_heavy(self.study, self._segments)
 
+    @property
+    def unread(self) -> ReadValues | None:
+        """See `Machine.unread`."""
+        return ReadValues(self.study) if self.state is PatientState.READING else None
+
     def check_invariants(self) -> None:
         """See `Machine.check_invariants`."""
         holds_secrets = bool(self._values is not None or self._sent or self._received)
@@ -205,7 +211,7 @@ class PatientRound(Machine):
     def _invited(self, received: Received, now: float) -> list[Effect]:
         invitation: Invitation = received.payload
         envelope = received.message.envelope
-        digest = sha256(envelope.ciphertext)
+        digest = sha256(encode(invitation))  # of the payload, which is the same whether it came sealed or not
         if (invitation.round, invitation.hospital) != (self.round_id, received.sender.uri):
             raise MessageRefused(Answer.REFUSED, "invitation")
         if (envelope.header.context, envelope.header.round_key) != (digest, invitation.round_key):
@@ -236,6 +242,7 @@ class PatientRound(Machine):
             hospital=invitation.hospital,
             nonce=self.entropy(32),
             endpoint=self.endpoint,
+            version=min(NEWEST_VERSION, invitation.version_max),
             key_statement=self.keyring.encryption.statement,
             round_key=self.round_key.public,
             expires=invitation.deadline,
@@ -266,7 +273,7 @@ class PatientRound(Machine):
             return self._abort(AbortCode.ROSTER, (self.keyring.identity.name,), detail=f"the roster is refused: {reason}")
         self.members = members
         self._peers = {member.identity: member for member in members if member.identity != self.keyring.identity}
-        self.context = context_of(encode(roster))
+        self.context, self.version = context_of(encode(roster)), version_of(members)
         self.state = PatientState.READING
         return [ReadValues(self.study), Progressed(self.phase, self.missing_shares())]
 

@@ -84,6 +84,8 @@ def read_consent(
         raise _refuse("consent-invitation")
     if consent.hospital != question.hospital.identity.uri:
         raise _refuse("consent-hospital")
+    if not question.invitation.version_min <= consent.version <= question.invitation.version_max:
+        raise _refuse("consent-version")
     if consent.expires < question.invitation.deadline or consent.expires < now:
         raise _refuse("consent-expired")
     if not round_key.agrees(consent.round_key):
@@ -126,6 +128,11 @@ def read_roster(
 def context_of(roster: bytes) -> bytes:
     """What every later message of the round is bound to: SHA-256("cohortium/v1/context" ‖ roster)."""
     return sha256(b"cohortium/v1/context" + roster)
+
+
+def version_of(members: tuple[Participant, ...]) -> int:
+    """The protocol version of the round: the newest that every member speaks."""
+    return min(member.consent.version for member in members)
 
 
 def check_ready(members: tuple[Participant, ...], proofs: tuple[Signed, ...], context: bytes) -> None:

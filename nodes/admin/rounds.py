@@ -37,6 +37,10 @@ if TYPE_CHECKING:
             """Opens a round."""
             ...
 
+        async def full(self, record: RoundRecord) -> dict[str, object]:
+            """A round with its result."""
+            ...
+
         def cancel_round(self, round_id: bytes) -> None:
             """Ends a round."""
             ...
@@ -78,7 +82,7 @@ class _Routes:
         return await json_response([record.summary() for record in self._hospital.records.all()])
 
     async def show(self, request: web.Request) -> web.Response:
-        return await json_response(self._find(request).full())
+        return await json_response(await self._hospital.full(self._find(request)))
 
     async def watch(self, request: web.Request) -> web.StreamResponse:
         record = self._find(request)

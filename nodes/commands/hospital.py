@@ -18,4 +18,4 @@ def hospital(config: Path, check: bool) -> None:
     from nodes.hospital import HospitalDaemon
     from nodes.run import run_daemon
 
-    run_daemon(config, check_hospital(config), HospitalDaemon, check=check)
+    run_daemon(config, lambda: check_hospital(config), HospitalDaemon, check=check)

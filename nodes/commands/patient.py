@@ -25,12 +25,10 @@ def patient(config: Path, check: bool, values: tuple[str, ...]) -> None:
     from nodes.patient import PatientDaemon
     from nodes.run import run_daemon
 
-    checked = check_patient(config)
     if values:
         click.echo(
             "cohortium: warning: --value stands in the process list, readable by everybody on this machine; "
             "write it to a file and name that under 'sources'",
             err=True,
         )
-        checked = with_values(checked, values)
-    run_daemon(config, checked, PatientDaemon, check=check)
+    run_daemon(config, lambda: with_values(check_patient(config), values), PatientDaemon, check=check)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpc.errors import UserError
+from mpc.errors import TemporaryError, UserError, few
 from nodes.commands.options import admin_socket, daemon_option, socket_option
 
 if TYPE_CHECKING:
@@ -100,9 +101,39 @@ async def _open(socket: Path, study: str, *, watch: bool) -> dict[str, Any]:
         if not watch:
             return opened
         patients = {found["id"]: found["patients"] for found in await hospital.get("/v1/studies")}
-        await _show_progress(hospital, opened["round"], patients.get(study, 0))
-        final: dict[str, Any] = await hospital.get(f"/v1/rounds/{opened['round']}")
-        return final
+    final = await _watch(socket, opened["round"], patients.get(study, 0))
+    while "followed_by" in final:
+        click.echo(f"{final['detail']}; it is opened again without them", err=True)
+        final = await _watch(socket, final["followed_by"], patients.get(study, 0) - len(final["missing"]))
+    return final
+
+
+_PATIENCE = 300.0
+"""Seconds that a watcher waits for a daemon that was restarted."""
+
+
+async def _watch(socket: Path, round_id: str, total: int) -> dict[str, Any]:
+    """The round when it has ended. A daemon that goes away and comes back goes on with its rounds, and so does the watcher."""
+    from nodes.admin.client import AdminClient
+
+    gone_since: float | None = None
+    while True:
+        try:
+            async with AdminClient(socket) as hospital:
+                await _show_progress(hospital, round_id, total)
+                final: dict[str, Any] = await hospital.get(f"/v1/rounds/{round_id}")
+            if final["outcome"] != "open":
+                return final
+        except TemporaryError as error:
+            now = time.monotonic()
+            if gone_since is None:
+                click.echo(f"{error} Waiting for it.", err=True)
+                gone_since = now
+            if now - gone_since > _PATIENCE:
+                raise
+        else:
+            gone_since = None
+        await asyncio.sleep(0.3)
 
 
 _PHASES = ("inviting", "sharing", "collecting")
@@ -138,8 +169,7 @@ async def _show_progress(hospital: AdminClient, round_id: str, total: int) -> No
 
 
 def _missing(names: list[str]) -> str:
-    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return f"waiting for {shown}" if names else ""
+    return f"waiting for {few(names, 5)}" if names else ""
 
 
 def _print(state: dict[str, Any], *, as_json: bool) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
 
 from nodes.commands.options import admin_socket, daemon_option, socket_option
+
+_TIMES = ("certificate_not_after", "at")
 
 
 @click.command()
@@ -21,14 +25,30 @@ def status(config: Path | None, socket: Path | None, as_json: bool) -> None:
     answer = asyncio.run(_ask(admin_socket(config, socket)))
     if as_json:
         click.echo(json.dumps(answer))
-        return
+    else:
+        for line in _lines(answer):
+            click.echo(line)
+
+
+def _lines(answer: dict[str, object], indent: str = "") -> Iterator[str]:
     for key, value in answer.items():
-        if isinstance(value, dict):
-            click.echo(f"{key}:" + ("" if value else " none"))
-            for name, text in value.items():
-                click.echo(f"  {name}: {text}")
+        name = f"{indent}{key.replace('_', ' ')}:"
+        if isinstance(value, dict) and value:
+            yield name
+            yield from _lines(value, indent + "  ")
         else:
-            click.echo(f"{key}: {value}")
+            yield f"{name} {_text(key, value)}"
+
+
+def _text(key: str, value: object) -> str:
+    """Times and durations as people read them."""
+    if key in _TIMES and isinstance(value, int | float):
+        return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    if key == "uptime_seconds" and isinstance(value, int | float):
+        return str(timedelta(seconds=int(value)))
+    if isinstance(value, list | dict):
+        return ", ".join(map(str, value)) or "none"
+    return "yes" if value is True else "no" if value is False else str(value)
 
 
 async def _ask(socket: Path) -> dict[str, object]:

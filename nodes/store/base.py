@@ -1,28 +1,191 @@
-"""What the driver asks of a store: one commit a transition, before anything of it is sent or answered.
+"""What a node keeps, and the one interface that keeps it: one transaction a batch of steps, before any of it is sent or answered.
 
-The memory store is the only one yet. A durable one keeps, in the same transaction, the machine's state and the outbox.
+A round is kept as its journal: how it began, and every event that it took. Machines are deterministic, so that the journal is the
+state; nothing else has to be written when a machine changes, and nothing can be written that the machine would not do.
+What is secret (events, seeds, envelopes, keys, results) reaches a store already sealed: a store holds bytes, not meanings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from mpc.disclosure import Ledger
-from mpc.rounds.events import Effect
+from mpc.errors import TemporaryError
 
 
-class Store(Ledger, Protocol):
-    """Durable effects of transitions, and what was durable before. Called by one transition at a time, on any thread."""
+class StoreError(TemporaryError):
+    """The store could not do it: a full disk, a read-only file, a lost connection. `reason` is a fixed slug for counters."""
 
-    def commit(self, round_id: bytes, effects: Sequence[Effect], now: float) -> None:
-        """Keeps what this transition changed. When it returns, the effects may be acted upon."""
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """A message in the outbox."""
+
+    number: int
+    """Of the round's messages, counted from 0 in the order in which it sent them."""
+    recipient: str
+    """Identity URI."""
+    kind: int
+    endpoint: str
+    until: float
+    """Unix seconds."""
+    envelope: bytes = field(repr=False)
+    """As it travels: sealed for its recipient, so not sealed once more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A round begins."""
+
+    opened: float
+    """Unix seconds."""
+    role: str
+    """"hospital" or "patient": which machine takes its events."""
+    study: str
+    sealed: bytes = field(repr=False)
+    """What the machine is made from, under the round's key, and where that key is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A round ends: its journal and outbox up to here are deleted."""
+
+    at: float
+    outcome: str
+    code: str
+    taken: bytes
+    """The 32-byte digests of the messages that it took, one after the other."""
+    result: bytes = field(default=b"", repr=False)
+    """Sealed; empty when there is none."""
+    summary: bytes = b""
+    """For people, as JSON; no values."""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerLine:
+    """One line of the node's ledger; never deleted by a round's end, only by age."""
+
+    at: float
+    entry: str
+    """"decided", "submitted" or "ended"."""
+    study: str
+    content: bytes
+    """JSON, no values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one transition changes."""
+
+    round_id: bytes
+    begun: Begun | None = None
+    event: bytes = field(default=b"", repr=False)
+    """The event, sealed under the round's key; empty when none was taken."""
+    posted: tuple[Posted, ...] = ()
+    called_back: bool = False
+    """The outbox of the round is emptied first."""
+    closed: Closed | None = None
+    ledger: tuple[LedgerLine, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRound:
+    """A round that has begun and not ended, as it was kept."""
+
+    round_id: bytes
+    begun: Begun
+    events: tuple[bytes, ...] = field(repr=False)
+    outbox: tuple[Posted, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedRound:
+    """A round that has ended."""
+
+    round_id: bytes
+    opened: float
+    study: str
+    closed: Closed
+
+
+@dataclass(frozen=True, slots=True)
+class KeptKey:
+    """An encryption key of this node."""
+
+    key_id: bytes
+    not_after: float
+    sealed: bytes = field(repr=False)
+
+
+class Store(Protocol):
+    """Durable state of one node. Every method raises StoreError when the store cannot do it; then nothing has changed.
+
+    `commit` is called by one task at a time; the others may be called at any time.
+    """
+
+    async def open(self) -> None:
+        """Makes or upgrades the tables. Raises ConfigError for a store that a newer program made, or that is another node's."""
         ...
 
-    def took(self, round_id: bytes, digest: bytes) -> bool | None:
-        """Of a round that has ended here: whether this message was taken in it. None for a round never known."""
+    async def close(self) -> None:
+        """Finishes what is under way."""
         ...
 
-    def bury(self, round_id: bytes, taken: frozenset[bytes]) -> None:
-        """Remembers a round that has ended, with the digests of the messages that it took."""
+    async def commit(self, steps: Sequence[Step]) -> int:
+        """Keeps all the steps in one transaction. Returns the store's new counter, which only ever grows, by one a commit."""
+        ...
+
+    async def counter(self) -> int:
+        """The counter of the last commit; 0 for a new store."""
+        ...
+
+    async def delivered(self, messages: Sequence[tuple[bytes, int]]) -> None:
+        """Takes messages, each by its round and number, out of the outbox: their recipients have answered for good."""
+        ...
+
+    async def open_rounds(self) -> list[OpenRound]:
+        """Every round that has begun and not ended, oldest first, with its events in order and what is in its outbox.
+
+        Outboxes of rounds that have ended (receipts, aborts) are in `left_over`.
+        """
+        ...
+
+    async def left_over(self) -> list[tuple[bytes, Posted]]:
+        """Messages of rounds that have ended which are still to be delivered: (round id, message)."""
+        ...
+
+    async def closed_rounds(self, limit: int) -> list[ClosedRound]:
+        """The rounds that ended last, newest first."""
+        ...
+
+    async def find_closed(self, round_id: bytes) -> ClosedRound | None:
+        """A round that has ended."""
+        ...
+
+    async def ledger(self, since: float, limit: int) -> list[LedgerLine]:
+        """Lines of the ledger since a time (Unix seconds), oldest first."""
+        ...
+
+    async def keep_key(self, key: KeptKey) -> None:
+        """Keeps an encryption key."""
+        ...
+
+    async def keys(self) -> list[KeptKey]:
+        """All encryption keys kept, oldest first."""
+        ...
+
+    async def erase_key(self, key_id: bytes) -> None:
+        """Forgets an encryption key."""
+        ...
+
+    async def erase_before(self, at: float, study: str | None = None) -> int:
+        """Deletes closed rounds, results and ledger lines older than `at` (Unix seconds), of one study if it is given.
+
+        Returns how many rows.
+        """
         ...

@@ -57,6 +57,10 @@ class Guard:
         """For `loop.create_server`, without its `ssl`: a connection starts TLS itself, after it was counted."""
         return _Connection(self)
 
+    def count_connections(self) -> int:
+        """Connections that are open, those in their handshake included."""
+        return len(self._connections)
+
     async def close(self) -> None:
         """Closes idle connections at once, the others when their request ends or after `stop_seconds`."""
         self.stopping = True

@@ -2,8 +2,8 @@
 
     202 accepted (empty)    503 later    410 gone    403 rejected    409 refused    422 unopenable
 
-Anything else that HTTP allows is refused before its body is read. A share is a few hundred bytes, so an answer carries
-only headers that say something: no Date, no Server.
+Anything else that HTTP allows is refused before its body is read. A share is a few hundred bytes, so the answer
+to a message carries only headers that say something: no Date, no Server.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import io
 from collections import Counter
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
 from http import HTTPStatus
 
 from aiohttp import web
@@ -27,6 +29,7 @@ from nodes.transport.limits import Limits
 
 PATH = "/v1/inbox"
 CONTENT_TYPE = "application/octet-stream"
+_PIECE = 128 * 1024
 
 STATUS = {
     Answer.ACCEPTED: 202,
@@ -40,12 +43,15 @@ STATUS = {
 
 
 class Reply(web.StreamResponse):
-    """A complete answer of a status and a word, written with no header that says nothing."""
+    """A complete answer of a status and a body, written with no header that says nothing."""
 
-    def __init__(self, status: int, word: str = "", *, headers: dict[str, str] | None = None, close: bool = False) -> None:
+    def __init__(
+        self, status: int, body: str | bytes = b"", *, headers: dict[str, str] | None = None, close: bool = False
+    ) -> None:
         super().__init__(status=status, headers=headers)
-        self._word = word.encode()
+        self._content = body.encode() if isinstance(body, str) else body
         self._closes = close
+        self._written = False
 
     @property
     def keep_alive(self) -> bool:
@@ -57,89 +63,119 @@ class Reply(web.StreamResponse):
         self._closes = True
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
-        """Writes all of the answer."""
+        """Writes all of the answer, once."""
+        if self._written:
+            return request.writer
+        self._written = True
         if not request.keep_alive:
             self._closes = True
         if request.method == "HEAD":
-            self._word = b""
+            self._content = b""
         headers = CIMultiDict(self.headers)
-        headers["Content-Length"] = str(len(self._word))
+        headers["Content-Length"] = str(len(self._content))
         if self._closes:
             headers["Connection"] = "close"
         await request.writer.write_headers(f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}", headers)
-        await request.writer.write_eof(self._word)
+        # In pieces: asyncio takes whatever it is given in one write, and only a later one waits for a slow reader.
+        last = (len(self._content) - 1) // _PIECE * _PIECE
+        for start in range(0, last, _PIECE):
+            await request.writer.write(self._content[start : start + _PIECE])
+        await request.writer.write_eof(self._content[last:])
         return request.writer
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Nothing is left to write."""
 
 
+Take = Callable[[bytes], Awaitable[Reply]]
+"""Answers a request whose whole body is here."""
+
+
+class Intake:
+    """Reads the bodies of requests, each within its limits and all of them within the budget.
+
+    Slugs counted: "type", "length", "too-large", "busy", "body-timeout", "body-cut", "failed" (`take` raised).
+    """
+
+    def __init__(self, limits: Limits, count: Count) -> None:
+        self._limits = limits
+        self._count = count
+        self._budget = ByteBudget(limits.budget_bytes)
+        self._at_work: Counter[Identity] = Counter()
+
+    def refuse(
+        self, slug: str, status: int, word: str = "", *, headers: dict[str, str] | None = None, close: bool = False
+    ) -> Reply:
+        """Counts the slug. The answer tells the time here: `cohortium doctor` compares clocks by a request that is refused."""
+        self._count(slug)
+        return Reply(status, word, headers={"Date": formatdate(usegmt=True), **(headers or {})}, close=close)
+
+    async def take(self, request: web.BaseRequest, peer: Identity, most: int, take: Take) -> Reply:
+        """What `take` answers to the body of at most `most` bytes, or a refusal."""
+        if request.headers.get("Content-Type") != CONTENT_TYPE:
+            return self.refuse("type", 415)
+        size = request.content_length
+        if size is None or "Transfer-Encoding" in request.headers:
+            return self.refuse("length", 411, close=True)
+        if size > most:
+            return self.refuse("too-large", 413, close=True)
+        if self._at_work[peer] >= self._limits.requests_per_peer:
+            return self.refuse("busy", 429, headers={"Retry-After": "1"})
+        self._at_work[peer] += 1
+        try:
+            if size <= self._limits.small_bytes:
+                return await self._take(request, peer, size, take)
+            async with self._budget.hold(size):
+                return await self._take(request, peer, size, take)
+        finally:
+            self._at_work[peer] -= 1
+            if not self._at_work[peer]:
+                del self._at_work[peer]
+
+    async def _take(self, request: web.BaseRequest, peer: Identity, size: int, take: Take) -> Reply:
+        try:
+            async with asyncio.timeout(self._limits.body_deadline(size)):
+                body = await _body(request, size)
+        except TimeoutError:
+            return self.refuse("body-timeout", 408, close=True)
+        except (OSError, web.RequestPayloadError):
+            return self.refuse("body-cut", 400, close=True)
+        try:
+            return await take(body)
+        except Exception as error:
+            # Neither the text of an unforeseen error nor its stack's variables may go anywhere: they can hold secrets.
+            logger("inbox").error(Event.FAILED, peer=str(peer), error=type(error).__name__, place=place(error))
+            return self.refuse("failed", 500)
+
+
 class Inbox:
     """Takes requests of peers whose identity is proved and gives their messages to `receive`.
 
-    Slugs counted: "role", "path", "method", "type", "length", "too-large", "busy", "body-timeout", "body-cut",
-    "failed" (`receive` raised).
+    Slugs counted: "role", "path", "method", and those of `Intake`.
     """
 
     def __init__(self, receive: Receive, roles: frozenset[Role], limits: Limits, count: Count) -> None:
         self._receive = receive
         self._roles = roles
         self._limits = limits
-        self._count = count
-        self._budget = ByteBudget(limits.budget_bytes)
-        self._at_work: Counter[Identity] = Counter()
+        self._intake = Intake(limits, count)
 
     async def handle(self, request: web.BaseRequest, peer: Identity) -> web.StreamResponse:
         """Answers one request."""
         if peer.role not in self._roles:
-            return self._refuse("role", 403, Answer.REJECTED, close=True)
+            return self._intake.refuse("role", 403, Answer.REJECTED, close=True)
         if request.rel_url.raw_path != PATH:
-            return self._refuse("path", 404)
+            return self._intake.refuse("path", 404)
         if request.method != "POST":
-            return self._refuse("method", 405, headers={"Allow": "POST"})
-        if request.headers.get("Content-Type") != CONTENT_TYPE:
-            return self._refuse("type", 415)
-        size = request.content_length
-        if size is None or "Transfer-Encoding" in request.headers:
-            return self._refuse("length", 411, close=True)
-        if size > self._limits.message_bytes:
-            return self._refuse("too-large", 413, close=True)
-        if self._at_work[peer] >= self._limits.requests_per_peer:
-            return self._refuse("busy", 429, headers={"Retry-After": "1"})
-        self._at_work[peer] += 1
-        try:
-            if size <= self._limits.small_bytes:
-                return await self._take(request, peer, size)
-            async with self._budget.hold(size):
-                return await self._take(request, peer, size)
-        finally:
-            self._at_work[peer] -= 1
-            if not self._at_work[peer]:
-                del self._at_work[peer]
+            return self._intake.refuse("method", 405, headers={"Allow": "POST"})
 
-    async def _take(self, request: web.BaseRequest, peer: Identity, size: int) -> Reply:
-        try:
-            async with asyncio.timeout(self._limits.body_deadline(size)):
-                message = await _body(request, size)
-        except TimeoutError:
-            return self._refuse("body-timeout", 408, close=True)
-        except (OSError, web.RequestPayloadError):
-            return self._refuse("body-cut", 400, close=True)
-        try:
+        async def take(message: bytes) -> Reply:
             answer = await self._receive(message, peer)
-        except Exception as error:
-            # Neither the text of an unforeseen error nor its stack's variables may go anywhere: they can hold secrets.
-            logger("inbox").error(Event.FAILED, peer=str(peer), error=type(error).__name__, place=place(error))
-            return self._refuse("failed", 500)
-        if answer is Answer.ACCEPTED:
-            return Reply(202)
-        return Reply(STATUS[answer], answer, headers={"Retry-After": "1"} if answer is Answer.LATER else None)
+            if answer is Answer.ACCEPTED:
+                return Reply(202)
+            return Reply(STATUS[answer], answer, headers={"Retry-After": "1"} if answer is Answer.LATER else None)
 
-    def _refuse(
-        self, slug: str, status: int, word: str = "", *, headers: dict[str, str] | None = None, close: bool = False
-    ) -> Reply:
-        self._count(slug)
-        return Reply(status, word, headers=headers, close=close)
+        return await self._intake.take(request, peer, self._limits.message_bytes, take)
 
 
 async def _body(request: web.BaseRequest, size: int) -> bytes:

@@ -23,8 +23,8 @@ from nodes.transport.limits import KIB
 
 ALPN = "http/1.1"
 
-# asyncio holds a buffer of this size for every TLS connection from its first moment on. Its own 256 KiB would let strangers
-# who connect and say nothing take hundreds of megabytes.
+# asyncio holds a buffer of this size for every TLS connection from its first moment on. Its own 256 KiB would let strangers who
+# connect and say nothing take hundreds of megabytes.
 asyncio.sslproto.SSLProtocol.max_size = 64 * KIB
 
 CheckPeer = Callable[[bytes], Identity]

@@ -70,7 +70,9 @@ def described(kind: Any) -> str:
 
 
 def _range(low: int | None, high: int | None) -> str:
-    return f"at least {low}" if high is None else f"{low} to 2^{high.bit_length() - 1}"
+    if high is None:
+        return f"at least {low}"
+    return f"{low} to {high}" if high < 1000 else f"{low} to 2^{high.bit_length() - 1}"
 
 
 def _sized(word: str, low: int | None, high: int | None) -> str:
@@ -87,7 +89,7 @@ def events(machine: type[Machine]) -> list[tuple[str, str]]:
 def refusals() -> set[tuple[str, str]]:
     """(reason, answer) of every MessageRefused that the code raises, found in its source."""
     found = set()
-    for file in [*(ROOT / "mpc").rglob("*.py"), ROOT / "nodes" / "driver.py"]:
+    for file in [*(ROOT / "mpc").rglob("*.py"), ROOT / "nodes" / "rounds.py"]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             match node:
                 case ast.Call(func=ast.Name(id="MessageRefused"), args=[answer, ast.Constant(value=str(reason))]):

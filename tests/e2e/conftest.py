@@ -74,7 +74,7 @@ def _write_studies(cohort: Cohort) -> None:
 @pytest.fixture(scope="session")
 def _whole_cohort(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cohort]:
     sources = {name: {"literal": value} for name, value in VALUES.items()}
-    with Cohort(tmp_path_factory.mktemp("cohort"), sources, bound=BOUND) as cohort:
+    with Cohort(tmp_path_factory.mktemp("cohort"), sources, bound=BOUND, deadline=90) as cohort:
         assert VARIABLE == "value"
         for name in PATIENTS:
             _add_sources(cohort, name)

@@ -128,8 +128,8 @@ class Played:
         logger = structlog.wrap_logger(None, [self.log], structlog.make_filtering_bound_logger(0))
         config = cohort.config(name)
         with (
-            patch("nodes.daemon.HttpsTransport", functools.partial(_Tapped, tap=self.tap)),
-            patch("nodes.daemon.logger", lambda _: logger),
+            patch("nodes.transport.choose.HttpsTransport", functools.partial(_Tapped, tap=self.tap)),
+            patch("nodes.service.logger", lambda _: logger),
         ):
             if name == HOSPITAL:
                 self.daemon = HospitalDaemon(check_hospital(config))
@@ -144,13 +144,17 @@ class Played:
         self.loop.run(self._stop())
 
     async def _start(self) -> None:
-        await self.daemon.keys.rotate()
-        self.daemon.driver.start()
+        await self.daemon.store.open()
+        await self.daemon.keys.open()
+        await self.daemon.recall()
+        await self.daemon.driver.start()
         await self.daemon.transport.start(self.daemon.driver.receive)
 
     async def _stop(self) -> None:
         await self.daemon.driver.stop(0.0)
         await self.daemon.transport.stop()
+        await self.daemon.store.close()
+        self.daemon.state.guard.close()
 
     def hold(self, *kinds: Kind) -> None:
         """From now on messages of these kinds stay here."""
@@ -186,16 +190,18 @@ class Played:
         """Posts to a patient whatever is held, and returns its answer."""
         recipient = Identity(self.daemon.identity.consortium, Role.PATIENT, name)
         endpoint = f"https://127.0.0.1:{self.cohort.port(name)}"
-        return self.loop.run(HttpsTransport.send(self.daemon.transport, recipient, endpoint, raw))
+        transport = self.daemon.transport
+        assert isinstance(transport, HttpsTransport)
+        return self.loop.run(HttpsTransport.send(transport, recipient, endpoint, raw))
 
     def patient_round(self, round_id: str) -> PatientRound:
         """Its open round."""
-        machine = self.daemon.driver._rounds[bytes.fromhex(round_id)]
+        machine = self.daemon.driver.rounds._open[bytes.fromhex(round_id)].machine
         assert isinstance(machine, PatientRound)
         return machine
 
     def hospital_round(self, round_id: str) -> HospitalRound:
         """Its open round, as the hospital."""
-        machine = self.daemon.driver._rounds[bytes.fromhex(round_id)]
+        machine = self.daemon.driver.rounds._open[bytes.fromhex(round_id)].machine
         assert isinstance(machine, HospitalRound)
         return machine

@@ -78,10 +78,13 @@ def test_a_line_that_cannot_stand_there_is_named(cohort: Cohort, draft: Draft, n
 
 
 def test_all_problems_are_told_at_once(cohort: Cohort, draft: Draft) -> None:
-    path = draft("alice", lambda text: text.replace("listen:", "lissen:").replace("consortium: demo", "consortium: 7") + "a: 1\n")
+    def spoil(text: str) -> str:
+        return text.replace("\nname:", "\nlissen:").replace("consortium: demo", "consortium: 7") + "a: 1\n"
+
+    path = draft("alice", spoil)
     done = cohortium("patient", "--config", path, "--check")
     assert done.returncode == 78
-    for problem in ("lissen: is not a known key", "consortium: must be text", "a: is not a known key", "listen: is missing"):
+    for problem in ("lissen: is not a known key", "consortium: must be text", "a: is not a known key", "name: is missing"):
         assert problem in done.stderr
 
 
@@ -213,8 +216,17 @@ def _starts(role: str, path: Path) -> subprocess.CompletedProcess[str]:
 
 
 @ROLES
-def test_a_port_in_use_is_told_with_what_to_do(cohort: Cohort, draft: Draft, name: str) -> None:
-    path = draft(name, _with(admin="second.sock"))
+def test_a_state_directory_in_use_is_told_and_left_to_its_daemon(cohort: Cohort, name: str) -> None:
+    done = _starts(ROLE[name], cohort.config(name))
+    assert done.returncode == 78
+    store = cohort.directory / name / "state" / "store.db"
+    assert f"cohortium: {store} is in use by another daemon (process {cohort.process(name).pid}); stop that one" in done.stderr
+    assert total(cohort.run("three")) == SUM_OF_THREE
+
+
+@ROLES
+def test_a_port_in_use_is_told_with_what_to_do(cohort: Cohort, draft: Draft, tmp_path: Path, name: str) -> None:
+    path = draft(name, _with(admin="second.sock", state=str(tmp_path)))
     done = _starts(ROLE[name], path)
     assert done.returncode == 78
     at = f"127.0.0.1:{cohort.port(name)}"
@@ -225,18 +237,20 @@ def test_a_port_in_use_is_told_with_what_to_do(cohort: Cohort, draft: Draft, nam
 
 
 @ROLES
-def test_an_admin_socket_in_use_is_told_and_left_to_its_daemon(cohort: Cohort, draft: Draft, name: str) -> None:
-    done = _starts(ROLE[name], draft(name, _with(listen="127.0.0.1:" + str(cohort.port("mallory")))))
+def test_an_admin_socket_in_use_is_told_and_left_to_its_daemon(cohort: Cohort, draft: Draft, tmp_path: Path, name: str) -> None:
+    elsewhere = _with(listen=f"127.0.0.1:{cohort.port('mallory')}", state=str(tmp_path))
+    done = _starts(ROLE[name], draft(name, elsewhere))
     assert done.returncode == 78
     socket = cohort.deployment.socket(name)
     assert f"another daemon answers at {socket}; stop it, or give this one another 'admin' socket" in done.stderr
     assert cohort.admin(name).answers
 
 
-def test_an_admin_path_that_is_no_socket_is_left_alone(cohort: Cohort, draft: Draft) -> None:
+def test_an_admin_path_that_is_no_socket_is_left_alone(cohort: Cohort, draft: Draft, tmp_path: Path) -> None:
     precious = cohort.directory / "alice" / "precious"
     precious.write_text("data")
-    done = _starts("patient", draft("alice", _with(admin="precious", listen="127.0.0.1:" + str(cohort.port("mallory")))))
+    elsewhere = _with(admin="precious", listen=f"127.0.0.1:{cohort.port('mallory')}", state=str(tmp_path))
+    done = _starts("patient", draft("alice", elsewhere))
     assert done.returncode == 78
     assert f"{precious} is there and is no socket; choose another path for 'admin'" in done.stderr
     assert precious.read_text() == "data"

@@ -15,13 +15,17 @@ from tests.e2e.harness import PYTHON, ROOT, SECONDS
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 COMMANDS = (
     "",
+    "doctor",
+    "erase",
     "hospital",
+    "log",
     "patient",
     "pki",
     "pki init",
     "pki issue",
     "pki show",
     "pki verify",
+    "relay",
     "round",
     "round cancel",
     "round list",

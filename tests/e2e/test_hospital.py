@@ -57,7 +57,7 @@ def hospital(_hospital: Played) -> Iterator[Played]:
     round_id = _open(_hospital)
     (honest,) = [record for record in daemon.records.all() if record.round_id.hex() == round_id]
     wait_for(lambda: honest.ended, "the honest round has ended")
-    assert total(honest.full()) == 1575
+    assert total(honest.full(honest.result)) == 1575
 
 
 def _open(hospital: Played, study: str = STUDY) -> str:
@@ -86,7 +86,7 @@ def _seal_for(machine: HospitalRound, kind: Kind, content: Struct, recipient: Re
         keyring=machine.keyring,
         round_key=machine.round_key,
         recipient=recipient,
-        entropy=os.urandom,
+        secret=os.urandom(32),
     )
     return envelope
 

@@ -108,7 +108,7 @@ def seal_as_mallory(
     assert own is not None
     place = Place(bytes.fromhex(round_id), context)
     envelope, _ = seal(
-        kind, encode(content), place, keyring=keyring(mallory), round_key=own, recipient=recipient, entropy=os.urandom
+        kind, encode(content), place, keyring=keyring(mallory), round_key=own, recipient=recipient, secret=os.urandom(32)
     )
     return envelope
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 from collections.abc import Iterator
 
@@ -18,17 +19,19 @@ PATIENTS = ("alice", "bob", "charlie")
 @pytest.fixture(scope="module")
 def _deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cohort]:
     sources = {"alice": {"literal": 725}, "bob": {"literal": 310}, "charlie": {"literal": 540}}
-    with Cohort(tmp_path_factory.mktemp("lives"), sources) as made:
+    with Cohort(tmp_path_factory.mktemp("lives"), sources, deadline=90) as made:
         yield made
 
 
 @pytest.fixture
 def cohort(_deployment: Cohort) -> Iterator[Cohort]:
-    """A deployment of which nothing runs."""
+    """A deployment of which nothing runs, and no node has lived before."""
     yield _deployment
     for name in list(_deployment.daemons.children):
         if _deployment.is_running(name):
             _deployment.kill(name)
+    for name in _deployment.deployment.nodes:
+        shutil.rmtree(_deployment.directory / name / "state", ignore_errors=True)
 
 
 def test_the_hospital_waits_for_a_patient_that_starts_late(cohort: Cohort) -> None:

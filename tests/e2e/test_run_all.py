@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,7 @@ def by_hand(kept: Path) -> Iterator[list[str]]:
     """Does what the README in a kept deployment says, in its directory; gives the last command, which opens a round."""
     commands = [line.split() for line in (kept / "README").read_text().splitlines() if line.startswith("    cohortium ")]
     *daemons, opening = [[*COHORTIUM, *words] for _, *words in commands]
-    assert [words[len(COHORTIUM)] for words in daemons] == ["patient"] * (len(daemons) - 1) + ["hospital"]
+    assert [words[len(COHORTIUM)] for words in daemons] == ["hospital"] + ["patient"] * (len(daemons) - 1)
     with (kept / "by-hand.log").open("ab") as log:
         processes = [subprocess.Popen(words, cwd=kept, env=HAND, stdout=log, stderr=log) for words in daemons]
         try:
@@ -311,20 +311,57 @@ def test_ctrl_c_stops_every_child_and_removes_every_file(scratch: Path, number: 
 
 
 @needs_proc
-def test_a_daemon_that_dies_is_reported_with_its_last_words(scratch: Path, tmp_path: Path) -> None:
+def test_a_daemon_that_ends_is_reported_with_its_last_words(scratch: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     with run_all(scratch, "--keep", kept, "--json") as run:
-        log = kept / "charlie" / "daemon.log"
-        wait_for(lambda: log.exists() and "starting" in log.read_text(), "charlie's daemon has logged something")
+        wait_for((kept / "charlie" / "admin.sock").exists, "charlie's daemon is there")
         (charlie,) = [process for process, line in _daemons(run).items() if "/charlie/" in line]
         children = list(_children(run.process.pid))
-        os.kill(charlie, signal.SIGKILL)
+        os.kill(charlie, signal.SIGTERM)
         status, output, errors = run.end()
     assert status == 1, errors
     final = json.loads(output.splitlines()[-1])
     assert list(final) == ["outcome", "code", "detail"]
     assert (final["outcome"], final["code"]) == ("aborted", "daemon-failed")
     first, *lines = final["detail"].splitlines()
-    assert first == "charlie ended with status -9; its last lines:"
-    assert json.loads(lines[0])["event"] == "starting"
+    assert first == "charlie ended with status 0; its last lines:"
+    assert json.loads(lines[-1])["event"] == "stopped"
     assert not [process for process in children if _is_running(process)]
+
+
+@needs_proc
+@pytest.mark.slow
+def test_whoever_is_killed_and_started_again_by_hand_half_way_costs_nothing(scratch: Path, tmp_path: Path) -> None:
+    """The relay before the round; then a patient, which keeps it open, and meanwhile the hospital."""
+    kept = tmp_path / "kept"
+    with run_all(scratch, "--relay", "--patients", "10", "--keep", kept, "--json") as run, ExitStack() as by_hand:
+
+        def kill(name: str) -> list[str]:
+            wait_for((kept / name / "admin.sock").exists, f"{name} is there")
+            (process,) = [process for process, line in _daemons(run).items() if f"/{name}/" in line]
+            command = Path(f"/proc/{process}/cmdline").read_bytes().decode().split("\0")[:-1]
+            os.kill(process, signal.SIGKILL)
+            wait_for(lambda: not _is_running(process), f"{name} is gone")
+            return command
+
+        def start(command: list[str]) -> None:
+            log = by_hand.enter_context((tmp_path / "by_hand.log").open("ab"))
+            by_hand.callback(by_hand.enter_context(subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)).terminate)
+
+        start(kill("relay"))
+        patient = kill("patient-003")
+        hospital = Admin(kept / HOSPITAL / "admin.sock")
+
+        def waits_for_one() -> bool:
+            with suppress(OSError):  # the hospital may not be there yet
+                return any(len(kept["waiting_for"]) == 1 for kept in hospital.get("/v1/rounds"))
+            return False
+
+        wait_for(waits_for_one, "the round waits for the patient alone")
+        start(kill(HOSPITAL))
+        start(patient)
+        status, output, errors = run.end()
+    assert status == 0, errors
+    final = json.loads(output.splitlines()[-1])
+    assert (final["outcome"], final["statistics"]["value"]["sum"]) == ("released", sum(range(101, 111)))
+    assert errors.count("start it again by hand, and the round goes on") == 3

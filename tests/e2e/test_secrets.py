@@ -41,6 +41,11 @@ def _forms_of_key(pem: bytes) -> set[str]:
     return {str(number), *_forms_of_bytes(number.to_bytes(32, "big")), *_forms_of_bytes(der), *lines}
 
 
+def _kept(cohort: Cohort, name: str) -> bytes:
+    """Every file in the state directory of a node, the database's own log among them."""
+    return b"\n".join(path.read_bytes() for path in sorted((cohort.directory / name / "state").rglob("*")) if path.is_file())
+
+
 def _told(cohort: Cohort, name: str) -> str:
     """All that a daemon says of itself; nothing of it is a result."""
     admin = cohort.admin(name)
@@ -81,6 +86,34 @@ def test_no_value_seed_or_key_is_in_anything_that_daemons_write_or_tell(cohort: 
         assert leaked == 0, f"{leaked} secrets are in what {name} writes or tells"
 
 
+def test_no_value_seed_or_key_is_in_a_state_directory_while_a_round_is_open_or_after_it(cohort: Cohort, mallory: Played) -> None:
+    round_id = mallory.hold_ready(STUDY)
+    machine = mallory.patient_round(round_id)
+    assert machine.round_key is not None
+    secrets = [seed.reveal() for seed in machine._sent.values()]
+    for raw in mallory.received(round_id, Kind.SHARE).values():
+        opened = open_sealed(parse(raw, MAX_MESSAGE), machine.keyring.encryption.private_key, machine.round_key)
+        secrets.append(decode(opened, Share).seed)
+    assert len(secrets) == 2 * len(PATIENTS)
+    secrets.append(machine.round_key._private.private_bytes_raw())
+    for value in (*VALUES.values(), SUM_OF_FOUR):
+        secrets += [struct.pack(layout, value) for layout in ("<Q", ">Q")] + [str(value).encode()]
+    encryption = machine.keyring.encryption.private_key.private_numbers()
+    secrets += [number.to_bytes(192, "big") for number in (encryption.p, encryption.q)]
+
+    def search(what: str) -> None:
+        for name in (*NODES, "mallory"):
+            kept = _kept(cohort, name)
+            assert bytes.fromhex(round_id) in kept, "the search reads what it should"
+            leaked = sum(secret in kept for secret in secrets)
+            assert leaked == 0, f"{leaked} secrets are in the state of {name} {what}"
+
+    search("while the round is open")
+    mallory.release(Kind.READY)
+    assert total(cohort.result(round_id)) == SUM_OF_FOUR
+    search("after it")
+
+
 def test_the_result_is_told_by_the_hospital_alone_and_only_where_it_is_asked_for(cohort: Cohort, mallory: Played) -> None:
     final = cohort.run(STUDY)
     assert total(final) == SUM_OF_FOUR
@@ -95,7 +128,10 @@ def test_the_result_is_told_by_the_hospital_alone_and_only_where_it_is_asked_for
 def test_a_finished_round_tells_the_same_in_the_log_of_every_debug_line(cohort: Cohort) -> None:
     round_id = cohort.run("three")["round"]
     cohort.wait_for_log("alice", "round-ended", round=round_id)
+    letters = {"message-taken", "message-sent"}
     events = [entry["event"] for entry in cohort.log("alice") if entry.get("round") == round_id]
-    assert events[0] == "invitation-decided"
-    assert events[-1] == "round-ended"
-    assert events.count("submitted") == 1
+    steps = [event for event in events if event not in letters]
+    assert letters < set(events)
+    assert steps[0] == "invitation-decided"
+    assert steps[-1] == "round-ended"
+    assert steps.count("submitted") == 1

@@ -155,6 +155,13 @@ def test_a_study_that_cannot_be_run_is_declined_whatever_the_hospital_says(chang
     assert decide(wrong, message=invitation(study=encode(wrong), floor=wrong.minimum)) != ""
 
 
+def test_a_reason_is_short_however_much_is_wrong() -> None:
+    members = tuple(f"spiffe://demo/doctor/d{number:04d}" for number in range(1000))
+    wrong = msgspec.structs.replace(ASKED, members=members)
+    assert 500 < len(decide(wrong, message=invitation(study=encode(wrong), floor=wrong.minimum))) <= 1000
+    assert len(decide(encoding="e" * 100_000)) <= 1000
+
+
 @pytest.mark.parametrize(
     "segments",
     [

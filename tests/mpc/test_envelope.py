@@ -59,7 +59,7 @@ def sealed(
         keyring=keyring(sender),
         round_key=round_key(sender),
         recipient=recipient(to),
-        entropy=os.urandom,
+        secret=os.urandom(32),
     )
     assert parse(raw, MAX).digest == digest
     return raw
@@ -125,6 +125,30 @@ def test_a_kind_that_is_not_sealed_carries_its_payload_signed() -> None:
     assert (bytes(envelope.ciphertext), envelope.wrapped, envelope.header.key_id) == (b"question", b"", b"")
     assert envelope.digest == digest
     assert holds(raw, HOSPITAL)
+
+
+def test_an_invitation_is_sealed_without_a_round_key_of_its_recipient() -> None:
+    key = recipient(BOB).wrapping_key
+
+    def invitation(round_key_of_bob: bytes, kind: Kind = Kind.INVITATION) -> bytes:
+        return seal(
+            kind,
+            b"question",
+            PLACE,
+            keyring=keyring(HOSPITAL),
+            round_key=round_key(HOSPITAL),
+            recipient=Recipient(BOB, key, round_key_of_bob),
+            secret=os.urandom(32),
+        )[0]
+
+    envelope = parse(raw := invitation(b""), MAX)
+    assert envelope.sealed
+    assert envelope.header.key_id == key.key_id
+    assert b"question" not in raw
+    assert open_sealed(envelope, keyring(BOB).encryption.private_key, None) == b"question"
+    for arguments in ((round_key(BOB).public, Kind.INVITATION), (b"", Kind.ROSTER)):
+        with pytest.raises(AssertionError):
+            invitation(*arguments)
 
 
 def test_two_envelopes_of_one_payload_share_nothing_secret() -> None:
@@ -236,7 +260,7 @@ def test_the_wrapped_secret_is_there_exactly_when_the_kind_is_sealed() -> None:
     assert_rejected(PARTS.replace(wrapped=b"").with_header(key_id=b"").join())
     assert_rejected(invitation.replace(wrapped=b"w").join())
     assert_rejected(invitation.with_header(key_id=bytes(32)).join())
-    assert_rejected(invitation.replace(wrapped=b"w").with_header(key_id=bytes(32)).join())
+    assert parse(invitation.replace(wrapped=b"w").with_header(key_id=bytes(32)).join(), MAX).sealed, "an Invitation may be"
 
 
 def test_an_unsealed_kind_made_of_a_sealed_one_is_refused() -> None:
@@ -389,12 +413,15 @@ def test_frozen_envelopes_open(vector: dict[str, Any]) -> None:
     envelope = admitted(raw, sender, to)
     payload = bytes.fromhex(vector["payload"])
 
-    if not RULES[envelope.kind].sealed:
+    if not envelope.sealed:
         assert bytes(envelope.ciphertext) == payload
         return
     assert open_frozen(envelope, to) == payload
     parts = Parts.split(raw)
     secret = frozen_key(to).decrypt(parts.wrapped, padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), parts.header))
+    if not RULES[envelope.kind].sealed:
+        assert opened_by_hand(parts, secret, b"") == payload
+        return
     own = x25519.X25519PrivateKey.from_private_bytes(bytes.fromhex(to["round_key_private"]))
     agreed = own.exchange(x25519.X25519PublicKey.from_public_bytes(bytes.fromhex(sender["round_key_public"])))
     assert opened_by_hand(parts, secret, agreed) == payload
@@ -420,7 +447,8 @@ def frozen_key(node: dict[str, str]) -> rsa.RSAPrivateKey:
 
 
 def open_frozen(envelope: Envelope, to: dict[str, str]) -> bytes:
-    return open_sealed(envelope, frozen_key(to), RoundKey(lambda _: bytes.fromhex(to["round_key_private"])))
+    mixed_in = RoundKey(lambda _: bytes.fromhex(to["round_key_private"])) if RULES[envelope.kind].sealed else None
+    return open_sealed(envelope, frozen_key(to), mixed_in)
 
 
 def admitted(raw: bytes, sender: dict[str, str], to: dict[str, str]) -> Envelope:

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from mpc.errors import Answer, MessageRefused
-from mpc.keys import CLOCK_SKEW, MAX_LIFETIME, PURPOSE, KeyStatement, RoundKey, check_statement, publish
+from mpc.keys import CLOCK_SKEW, MAX_LIFETIME, PURPOSE, KeyStatement, RoundKey, _read_statement, check_statement, publish
 from mpc.messages import Ready
 from mpc.signature import sha256, sign_digest, tagged_digest
 from mpc.statement import Signed, sign
@@ -212,6 +212,24 @@ def test_round_keys_agree_as_rfc_7748_says() -> None:
 def test_a_point_of_small_order_agrees_with_nobody(point: bytes) -> None:
     with pytest.raises(ValueError, match="shared key"):
         RoundKey(lambda size: bytes(range(size))).agree(point)
+
+
+def test_ever_new_round_keys_of_peers_are_not_all_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A Consent's round key is its sender's choice, and a Consent that is refused may be followed by another.
+    monkeypatch.setattr("mpc.keys._AGREED", 3)
+    key = RoundKey(lambda size: b"k" * size)
+    peers = [RoundKey(bytes([number]).__mul__) for number in range(1, 8)]
+    for peer in peers:
+        assert key.agree(peer.public) == peer.agree(key.public)
+        assert len(key._agreed) <= 3
+
+
+def test_a_large_statement_is_refused_before_anything_of_it_is_remembered() -> None:
+    remembered = _read_statement.cache_info().misses
+    good = statement()
+    assert refused(Signed(good.body + bytes(2048), good.signature))
+    assert refused(Signed(good.body, good.signature + b"x"))
+    assert _read_statement.cache_info().misses == remembered
 
 
 def test_keys_do_not_print() -> None:

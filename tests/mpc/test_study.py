@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from mpc.errors import StudyError
+from mpc.errors import MessageRefused, StudyError
 from mpc.study import Statistic, Study, Variable, check_study, problems
+from mpc.wire import decode_payload, encode
 from tests.mpc.nodes import HOSPITAL, patient, study
 
 GOOD = study("alice", "bob", "charlie")
@@ -101,6 +102,33 @@ def test_a_variable_is_found_by_name() -> None:
 def test_members_are_patients_of_any_number_from_three() -> None:
     assert problems(study(*(f"p{number:03}" for number in range(100)))) == []
     assert patient("p000").uri in study("p000", "p001", "p002").members
+
+
+def test_a_study_with_a_thousand_mistakes_is_refused_in_few_words() -> None:
+    # A peer's Invitation may hold it; with all names in each of the texts they would have 60 MB together.
+    names = [f"{'n' * 55}{number:04d}" for number in range(1000)]
+    variables = tuple(Variable(name, "", 0, 1, 1) for name in names)
+    statistics = tuple(Statistic("sum", name.replace("n", "m")) for name in names)
+    wrong = problems(replace(GOOD, variables=variables, statistics=statistics))
+    assert len(wrong) == 2000
+    assert sum(map(len, wrong)) < 1_500_000
+    assert wrong[0].endswith(f"no such variable; it has {', '.join(names[:10])} and 990 more")
+
+
+@pytest.mark.parametrize(
+    "long",
+    [
+        replace(GOOD, id="a" * 64),
+        replace(GOOD, publish="a" * 64),
+        replace(GOOD, variables=(variable(name="a" * 64),)),
+        replace(GOOD, statistics=(Statistic("a" * 64, "value"),)),
+        replace(GOOD, statistics=(Statistic("sum", "a" * 64),)),
+    ],
+)
+def test_a_word_that_no_study_may_have_is_not_even_read(long: Study) -> None:
+    with pytest.raises(MessageRefused, match="payload"):
+        decode_payload(encode(long), Study)
+    assert decode_payload(encode(GOOD), Study) == GOOD
 
 
 def test_a_study_of_more_members_or_variables_than_a_round_takes_is_refused() -> None:

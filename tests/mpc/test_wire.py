@@ -76,7 +76,9 @@ values: dict[type[Struct], st.SearchStrategy[Any]] = {
         signed,
         digests,
     ),
-    Consent: st.builds(Consent, digests, st.text(max_size=9), digests, st.text(max_size=9), signed, digests, times),
+    Consent: st.builds(
+        Consent, digests, st.text(max_size=9), digests, st.text(max_size=9), st.integers(1, 255), signed, digests, times
+    ),
     Declined: st.builds(Declined, digests),
     Roster: st.builds(Roster, digests, chains, tuples(st.builds(Member, chains, signed))),
     Share: st.builds(Share, digests),
@@ -209,6 +211,15 @@ def test_the_good_spelling_of_the_cases_above_is_taken() -> None:
     assert decode(b"\x91\xc4\x20" + bytes(32), Ready) == Ready(bytes(32))
     assert b"\x91\xc4\x20" + bytes(32) == READY
     assert decode(b"\x94\xc4\x00\xa9cancelled\xa0\x90", Abort).code is AbortCode.CANCELLED
+
+
+@pytest.mark.parametrize("missing", [("n" * 64,), ("bob",) * 1001], ids=["a long name", "many names"])
+def test_an_abort_names_no_more_than_a_round_can_lack(missing: tuple[str, ...]) -> None:
+    """What it names goes into the log, the ledger and the summary of whoever receives it."""
+    with pytest.raises(MessageRefused):
+        decode(encode(Abort(b"", AbortCode.MISSING, "sharing", missing)), Abort)
+    most = Abort(b"", AbortCode.MISSING, "sharing", ("n" * 63,) * 1000)
+    assert decode(encode(most), Abort) == most
 
 
 def test_a_refusal_does_not_quote_the_message() -> None:

@@ -259,7 +259,7 @@ class World:
         else:
             wrapping_key = check_statement(keyring(target).encryption.statement, credential(target), NOW)
             to = Recipient(target, wrapping_key, self.round_keys[target].public)
-            raw, _ = seal(kind, payload, place, keyring=keyring(source), round_key=key, recipient=to, entropy=os.urandom)
+            raw, _ = seal(kind, payload, place, keyring=keyring(source), round_key=key, recipient=to, secret=os.urandom(32))
         return Letter(source, target, kind, raw)
 
     def identity(self, name: str) -> Identity:

@@ -21,29 +21,44 @@ import structlog
 from structlog.testing import LogCapture
 
 from mpc.credentials import Credentials
+from mpc.entropy import SEED_BYTES, SeededEntropy
 from mpc.envelope import Place, write_unsealed
 from mpc.errors import Answer
 from mpc.identity import Identity, Role
 from mpc.keys import RoundKey
 from mpc.messages import Kind
 from mpc.rounds.admission import Admitted
-from mpc.rounds.events import Effect, Ended, Event, ValuesRead
+from mpc.rounds.events import (
+    Effect,
+    Ended,
+    Event,
+    MessageReceived,
+    ReadValues,
+    Released,
+    ValuesRead,
+    ValuesUnavailable,
+)
 from mpc.rounds.hospital import HospitalRound
 from mpc.rounds.machine import Machine, Transitions
 from mpc.rounds.patient import PatientRound, PatientState
 from mpc.study import Study
+from mpc.wire import decode, encode
 from nodes.config import check_hospital, check_patient
 from nodes.driver import Driver
 from nodes.hospital import HospitalDaemon
+from nodes.journal import Beginning, RoundLost
+from nodes.ledger import Ledger, OpenLedger
 from nodes.metrics import Registry
 from nodes.patient import PatientDaemon
-from nodes.store.base import Store
-from nodes.store.memory import MemoryStore
+from nodes.rounds import New, Rounds
+from nodes.store.base import OpenRound, Posted
+from nodes.store.volatile import VolatileStore
 from nodes.transport.base import DeliveryError
 from nodes.transport.memory import MemoryNetwork, Parcel
 from pki.authority import Authority
 from tests.mpc.nodes import CONSORTIUM, HOSPITAL, NOW, credential, keyring, patient, policy, trust
 from tests.mpc.world import array
+from tests.simulation.disks import VolatileGuard, VolatileKeys
 
 DEADLINE = 5.0
 """Seconds after which a test that waits has failed."""
@@ -56,6 +71,9 @@ class Clock:
         self.now = now
 
     def time(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
         return self.now
 
 
@@ -94,17 +112,36 @@ def kept_log() -> tuple[structlog.typing.FilteringBoundLogger, list[Any]]:
 
 
 @dataclass
+class Disk:
+    """What a node keeps from one life to the next."""
+
+    store: VolatileStore = field(default_factory=VolatileStore)
+    keys: VolatileKeys = field(default_factory=VolatileKeys)
+    guard: VolatileGuard = field(default_factory=VolatileGuard)
+
+    async def outbox(self) -> list[Posted]:
+        """What a new life would go on delivering."""
+        of_open = [posted for kept in await self.store.open_rounds() for posted in kept.outbox]
+        return of_open + [posted for _, posted in await self.store.left_over()]
+
+
+@dataclass
 class Node:
     """A driver with all that it was given."""
 
     identity: Identity
     driver: Driver
-    store: Store
+    disk: Disk
     credentials: Credentials
     network: MemoryNetwork
     metrics: Registry
     logged: list[Any]
     observed: list[tuple[bytes, Effect]]
+    resumed: list[bytes]
+
+    async def begin(self, machine: Machine, event: Event) -> None:
+        """Opens a round of a machine that is made."""
+        await soon(self.driver.begin(begun(machine), event))
 
     def endings(self, round_id: bytes) -> list[Ended]:
         return [effect for of_round, effect in self.observed if of_round == round_id and isinstance(effect, Ended)]
@@ -116,14 +153,26 @@ class Node:
         return [entry for entry in self.logged if entry["event"] == event]
 
 
+def begun(machine: Machine, seed: bytes = bytes(SEED_BYTES), study: bytes = b"") -> New:
+    """The beginning of a round; a hospital's needs seed and study to be rebuilt."""
+    return New(machine, Beginning(seed, machine.keyring.encryption.key_id, study), machine.keyring.identity.role, "pressure")
+
+
+def no_rebuilding(_round_id: bytes, _role: str, _beginning: Beginning) -> Machine:
+    raise RoundLost("this test rebuilds nothing")
+
+
 def make_node(
     identity: Identity,
     network: MemoryNetwork,
     *,
-    store: Store | None = None,
+    disk: Disk | None = None,
     credentials: Credentials | None = None,
-    new_round: Callable[[Admitted], Machine | None] = lambda _: None,
+    ledger: Ledger | None = None,
+    new_round: Callable[[Admitted], New | None] = lambda _: None,
+    rebuild: Callable[[bytes, str, Beginning], Machine] = no_rebuilding,
     read_sources: Callable[[Study], Event] = lambda _: ValuesRead({}),
+    at_hand: Callable[[Study], bool] = lambda _: False,
     observe: Callable[[bytes, Effect], None] = lambda _round, _effect: None,
     resolve: Callable[[Identity, str], str] = lambda node, announced: announced or f"https://{node.name}.example:8443",
     log: structlog.typing.FilteringBoundLogger | None = None,
@@ -131,70 +180,141 @@ def make_node(
     """A driver that is not started yet. What it observes is kept, then given to `observe`."""
     kept, logged = kept_log()
     observed: list[tuple[bytes, Effect]] = []
-    metrics, store, credentials = Registry(), store or MemoryStore(), credentials or Credentials(trust())
+    resumed: list[bytes] = []
+    metrics, disk, credentials = Registry(), disk or Disk(), credentials or Credentials(trust())
 
     def keep(round_id: bytes, effect: Effect) -> None:
         observed.append((round_id, effect))
         observe(round_id, effect)
 
-    driver = Driver(
+    def resume(kept: OpenRound, _machine: Machine) -> None:
+        resumed.append(kept.round_id)
+
+    rounds = Rounds(
         identity,
         credentials=credentials,
-        store=store,
+        keys=disk.keys,
+        ledger=ledger or Ledger(),
+        new_round=new_round,
+        rebuild=rebuild,
+        close=close_round,
+        max_message=1 << 20,
+    )
+    driver = Driver(
+        rounds,
+        store=disk.store,
+        keys=disk.keys,
+        guard=disk.guard,
         transport=network.transport(identity),
         resolve=resolve,
-        new_round=new_round,
         read_sources=read_sources,
+        at_hand=at_hand,
+        resumed=resume,
         observe=keep,
-        max_message=1 << 20,
         metrics=metrics,
         log=log or kept,
     )
-    return Node(identity, driver, store, credentials, network, metrics, logged, observed)
+    return Node(identity, driver, disk, credentials, network, metrics, logged, observed, resumed)
+
+
+def close_round(_round_id: bytes, _ended: Ended, released: Released | None) -> tuple[bytes, bytes]:
+    """What the store keeps of a round that ends here."""
+    return b"{}", b"" if released is None else encode(released.result)
 
 
 @contextlib.asynccontextmanager
 async def running(*nodes: Node) -> AsyncIterator[None]:
     """The nodes at work; afterwards they are stopped."""
     for node in nodes:
-        await node.network.transport(node.identity).start(node.driver.receive)
-        node.driver.start()
+        await start(node)
     try:
         yield
     finally:
         for node in nodes:
-            await node.network.transport(node.identity).stop()
-            await node.driver.stop(0)
+            await stop(node)
+
+
+async def stop(node: Node) -> None:
+    """Ends a life; the disk stays."""
+    await node.network.transport(node.identity).stop()
+    await node.driver.stop(0)
+
+
+async def start(node: Node) -> None:
+    """Puts back what its disk has, and begins to work."""
+    await node.disk.store.open()
+    await node.driver.start()
+    await node.network.transport(node.identity).start(node.driver.receive)
 
 
 def patient_node(
-    name: str, network: MemoryNetwork, values: Sequence[int], *, bound: int = 1_000_000, read: Callable[[], None] = lambda: None
+    name: str,
+    network: MemoryNetwork,
+    values: Sequence[int],
+    *,
+    disk: Disk | None = None,
+    bound: int = 1_000_000,
+    at_hand: bool = False,
+    read: Callable[[], None] = lambda: None,
 ) -> Node:
     """A patient that answers HOSPITAL about `value`; `read` is called wherever sources are read."""
-    store, credentials = MemoryStore(), Credentials(trust())
+    ledger, credentials = Ledger(), Credentials(trust())
 
-    def new_round(message: Admitted) -> Machine:
+    def machine(round_id: bytes, seed: bytes, of_now: Ledger | OpenLedger) -> PatientRound:
         return PatientRound(
-            message.envelope.header.round,
+            round_id,
             keyring(patient(name)),
-            os.urandom,
+            SeededEntropy(seed),
             credentials=credentials,
             policy=policy(bound),
-            ledger=store,
+            ledger=of_now,
             endpoint=f"https://{name}.example:8443",
         )
+
+    def new_round(message: Admitted) -> New:
+        seed = os.urandom(SEED_BYTES)
+        return begun(machine(message.envelope.header.round, seed, ledger), seed)
+
+    def rebuild(round_id: bytes, _role: str, beginning: Beginning) -> Machine:
+        return machine(round_id, beginning.seed, OpenLedger())
 
     def read_sources(_study: Study) -> Event:
         read()
         return ValuesRead({"value": array(list(values))})
 
-    return make_node(patient(name), network, store=store, credentials=credentials, new_round=new_round, read_sources=read_sources)
-
-
-def hospital_machine(node: Node, asked: Study, round_id: bytes) -> HospitalRound:
-    return HospitalRound(
-        round_id, keyring(HOSPITAL), os.urandom, credentials=node.credentials, me=credential(HOSPITAL), study=asked
+    return make_node(
+        patient(name),
+        network,
+        disk=disk,
+        credentials=credentials,
+        ledger=ledger,
+        new_round=new_round,
+        rebuild=rebuild,
+        read_sources=read_sources,
+        at_hand=lambda _study: at_hand,
     )
+
+
+def hospital_node(network: MemoryNetwork, disk: Disk | None = None) -> Node:
+    """A hospital whose rounds outlive it."""
+    credentials = Credentials(trust())
+
+    def rebuild(round_id: bytes, _role: str, beginning: Beginning) -> Machine:
+        return hospital_machine(credentials, decode(beginning.asked, Study), round_id, beginning.seed)
+
+    return make_node(HOSPITAL, network, disk=disk, credentials=credentials, rebuild=rebuild)
+
+
+def hospital_machine(credentials: Credentials, asked: Study, round_id: bytes, seed: bytes) -> HospitalRound:
+    return HospitalRound(
+        round_id, keyring(HOSPITAL), SeededEntropy(seed), credentials=credentials, me=credential(HOSPITAL), study=asked
+    )
+
+
+def hospital_round(node: Node, asked: Study, round_id: bytes) -> New:
+    """A round of `hospital_node`."""
+    seed = os.urandom(SEED_BYTES)
+    return begun(hospital_machine(node.credentials, asked, round_id, seed), seed, encode(asked))
 
 
 @dataclass
@@ -202,7 +322,7 @@ class Ward:
     """A hospital, its patients, and a postman who carries all that `keeps` does not hold back."""
 
     hospital: Node
-    patients: Mapping[str, Node]
+    patients: dict[str, Node]
     network: MemoryNetwork
     keeps: Callable[[Parcel], bool] = lambda _: False
     fate: Callable[[Parcel], str] = lambda _: "deliver"
@@ -245,16 +365,19 @@ class Ward:
 async def ward(values: Mapping[str, Sequence[int]], **options: Any) -> AsyncIterator[Ward]:
     """Running nodes for these patients' values, with the postman at work."""
     network = MemoryNetwork()
-    hospital = make_node(HOSPITAL, network)
+    hospital = hospital_node(network)
     patients = {name: patient_node(name, network, value, **options) for name, value in values.items()}
     made = Ward(hospital, patients, network)
-    async with running(hospital, *patients.values()):
-        postman = asyncio.create_task(made.carry())
-        try:
-            yield made
-        finally:
-            postman.cancel()
-            await asyncio.gather(postman, return_exceptions=True)
+    for node in (hospital, *patients.values()):
+        await start(node)
+    postman = asyncio.create_task(made.carry())
+    try:
+        yield made
+    finally:
+        postman.cancel()
+        await asyncio.gather(postman, return_exceptions=True)
+        for node in (made.hospital, *made.patients.values()):
+            await stop(node)
 
 
 Handle = Callable[[Event, float], list[Effect]]
@@ -266,14 +389,22 @@ class Scripted(Machine):
     name = "scripted round"
     transitions: ClassVar[Transitions] = {}
 
-    def __init__(self, round_id: bytes, handle: Handle, identity: Identity = HOSPITAL) -> None:
+    def __init__(self, round_id: bytes, handle: Handle, identity: Identity = HOSPITAL, *, heavy: bool = False) -> None:
         super().__init__(round_id, keyring(identity), os.urandom, PatientState.NEW)
         self._handle = handle
         self._ended = False
+        self._heavy = heavy
+        self._unread: ReadValues | None = None
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         effects = self._handle(event, now)
         self._ended = any(isinstance(effect, Ended) for effect in effects)
+        if isinstance(event, MessageReceived):
+            envelope = event.message.envelope
+            self.seen[envelope.header.context, envelope.kind, envelope.sender] = envelope.digest
+        if isinstance(event, ValuesRead | ValuesUnavailable):
+            self._unread = None
+        self._unread = next((effect for effect in effects if isinstance(effect, ReadValues)), self._unread)
         return effects
 
     @property
@@ -282,7 +413,11 @@ class Scripted(Machine):
 
     @property
     def heavy(self) -> bool:
-        return True
+        return self._heavy
+
+    @property
+    def unread(self) -> ReadValues | None:
+        return self._unread
 
     def check_invariants(self) -> None:
         """It has none."""
@@ -333,7 +468,7 @@ cohort: {members: [alice, bob, charlie]}
 """
 
 
-def make_site(directory: Path, values: Mapping[str, int]) -> Site:
+def make_site(directory: Path, values: Mapping[str, int], study: str = STUDY) -> Site:
     """Files for a hospital called general and these patients, on free ports of the loopback."""
     authority = Authority.create(directory / "ca", CONSORTIUM, time.time())
     ports = free_ports(1 + len(values))
@@ -345,12 +480,12 @@ def make_site(directory: Path, values: Mapping[str, int]) -> Site:
         path.write_text(
             f"consortium: {CONSORTIUM}\nname: {name}\n"
             f"identity: {{key: {name}.key, certificate: {name}.crt, authorities: [ca/ca.crt]}}\n"
-            f'listen: "127.0.0.1:{port}"\nadmin: {name}.sock\n{rest}'
+            f'listen: "127.0.0.1:{port}"\nadmin: {name}.sock\nstate: {name}.state\nstorage_key: {name}.storage\n{rest}'
         )
         return path
 
     (directory / "studies").mkdir()
-    (directory / "studies" / "pressure.yaml").write_text(STUDY)
+    (directory / "studies" / "pressure.yaml").write_text(study)
     addresses = "".join(f"  {name}: {urls[name]}\n" for name in values)
     hospital = write("general", Role.HOSPITAL, ports[0], f"studies: studies\npatients:\n{addresses}")
     patients = {
@@ -383,10 +518,15 @@ def short_directory() -> Iterator[Path]:
         yield Path(directory)
 
 
+async def run(daemon: HospitalDaemon | PatientDaemon) -> None:
+    """Its life, in which the configuration does not change."""
+    await daemon.run(lambda: daemon.config)
+
+
 @contextlib.asynccontextmanager
 async def at_work(*daemons: HospitalDaemon | PatientDaemon) -> AsyncIterator[None]:
     """The daemons run from here on, and have stopped afterwards."""
-    tasks = [asyncio.create_task(daemon.run()) for daemon in daemons]
+    tasks = [asyncio.create_task(run(daemon)) for daemon in daemons]
     try:
         for daemon, task in zip(daemons, tasks, strict=True):
             while not daemon.config.admin.exists():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mpc.errors import ConfigError
@@ -91,6 +92,16 @@ def test_the_advanced_examples_show_the_defaults() -> None:
     assert (patient.limits, patient.log) == (basic_patient.limits, basic_patient.log)
     for key in ("floor", "max_length", "max_members", "max_open_rounds", "invitations_per_minute"):
         assert getattr(patient.policy, key) == getattr(basic_patient.policy, key)
+    for key in ("keep_days", "shutdown_timeout", "retries", "topology"):
+        assert getattr(advanced, key, None) == getattr(basic, key, None), key
+        assert getattr(patient, key, None) == getattr(basic_patient, key, None), key
+
+
+@pytest.mark.parametrize(("role", "kind"), [("hospital", HospitalConfig), ("patient", PatientConfig)])
+def test_the_advanced_examples_show_every_key(role: str, kind: type[msgspec.Struct]) -> None:
+    lines = (CONFIG / role / "advanced.yaml").read_text(encoding="utf-8").splitlines()
+    shown = {line.removeprefix("# ").partition(":")[0] for line in lines}
+    assert not set(kind.__struct_fields__) - shown
 
 
 def test_the_example_studies_load() -> None:

@@ -24,12 +24,12 @@ from nodes.fields import address
 from nodes.hospital import HospitalDaemon
 from nodes.patient import PatientDaemon
 from tests.mpc.nodes import HOSPITAL, ROUND, patient
-from tests.nodes.house import Site, at_work, eventually, make_site, nothing_left_over, short_directory, soon
+from tests.nodes.house import Site, at_work, eventually, make_site, nothing_left_over, run, short_directory, soon
 
 VALUES = {"alice": 725, "bob": 310, "charlie": 540}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def site() -> Iterator[Site]:
     with short_directory() as directory:
         yield make_site(directory, VALUES)
@@ -39,7 +39,7 @@ def site() -> Iterator[Site]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small keys, and nothing that is meant for a process of its own."""
     monkeypatch.setattr("nodes.keys.DEFAULT_BITS", 2048)
-    monkeypatch.setattr("nodes.daemon._settle", lambda: None)
+    monkeypatch.setattr("nodes.service._settle", lambda: None)
 
 
 @pytest.fixture(autouse=True)
@@ -62,10 +62,15 @@ def alice(site: Site) -> PatientDaemon:
     return PatientDaemon(check_patient(site.patients["alice"]))
 
 
+def listening(daemon: PatientDaemon) -> tuple[str, int]:
+    assert daemon.config.listen is not None
+    return address(daemon.config.listen)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_daemon_runs_until_it_is_told_to_stop(number: signal.Signals, site: Site, logged: list[Any]) -> None:
     daemon = alice(site)
-    running = asyncio.create_task(daemon.run())
+    running = asyncio.create_task(run(daemon))
     await eventually(lambda: "ready" in events(logged))
     assert daemon.config.admin.exists()
     os.kill(os.getpid(), number)
@@ -75,7 +80,7 @@ async def test_a_daemon_runs_until_it_is_told_to_stop(number: signal.Signals, si
     assert not daemon.config.admin.exists()
     with socket.socket() as again:
         again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        again.bind(address(daemon.config.listen))
+        again.bind(listening(daemon))
 
 
 async def test_a_peer_that_is_refused_again_and_again_fills_no_log(
@@ -83,7 +88,7 @@ async def test_a_peer_that_is_refused_again_and_again_fills_no_log(
 ) -> None:
     daemon = alice(site)
     now = 1000.0
-    monkeypatch.setattr("nodes.daemon.time.monotonic", lambda: now)
+    monkeypatch.setattr("nodes.log.time.monotonic", lambda: now)
     for _ in range(500):
         daemon._refused("busy")
     daemon._refused("tls")
@@ -106,10 +111,10 @@ async def test_a_port_in_use_is_told_and_nothing_is_left(site: Site) -> None:
     daemon = alice(site)
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        other.bind(address(daemon.config.listen))
+        other.bind(listening(daemon))
         other.listen()
         with pytest.raises(ConfigError, match=r"cannot listen on 127.0.0.1:\d+: another program uses that port"):
-            await soon(daemon.run())
+            await soon(run(daemon))
     assert not daemon.config.admin.exists()
 
 
@@ -117,7 +122,7 @@ async def test_an_admin_socket_that_cannot_be_frees_the_port_again(site: Site) -
     config = msgspec.structs.replace(check_patient(site.patients["alice"]), admin=site.patients["alice"])
     daemon = PatientDaemon(config)
     with pytest.raises(ConfigError, match="is there and is no socket"):
-        await soon(daemon.run())
+        await soon(run(daemon))
     assert site.patients["alice"].exists()
     async with at_work(alice(site)):
         pass
@@ -126,8 +131,8 @@ async def test_an_admin_socket_that_cannot_be_frees_the_port_again(site: Site) -
 async def test_the_same_daemon_twice_is_refused_and_the_first_lives_on(site: Site) -> None:
     first = alice(site)
     async with at_work(first):
-        with pytest.raises(ConfigError, match="another program uses that port"):
-            await soon(alice(site).run())
+        with pytest.raises(ConfigError, match=r"alice\.state/store\.db is in use by another daemon"):
+            await soon(run(alice(site)))
         async with AdminClient(first.config.admin) as client:
             assert (await client.get("/v1/status"))["identity"] == "spiffe://demo/patient/alice"
 
@@ -144,7 +149,7 @@ async def test_status_says_who_it_is_and_what_it_waits_for(site: Site) -> None:
 async def test_who_is_turned_away_is_counted_and_logged(site: Site, logged: list[Any]) -> None:
     daemon = alice(site)
     async with at_work(daemon):
-        _, writer = await asyncio.open_connection(*address(daemon.config.listen))
+        _, writer = await asyncio.open_connection(*listening(daemon))
         writer.write(b"GET / HTTP/1.1\r\n\r\n")
         await eventually(lambda: "connection-refused" in events(logged))
         writer.close()
@@ -224,9 +229,9 @@ def test_a_daemon_speaks_only_with_the_roles_of_its_rounds() -> None:
 
 async def test_a_silent_client_does_not_delay_the_stop(site: Site) -> None:
     daemon = alice(site)
-    running = asyncio.create_task(daemon.run())
+    running = asyncio.create_task(run(daemon))
     await eventually(daemon.config.admin.exists)
-    _, writer = await asyncio.open_connection(*address(daemon.config.listen))
+    _, writer = await asyncio.open_connection(*listening(daemon))
     running.cancel()
     async with asyncio.timeout(3):
         await asyncio.gather(running, return_exceptions=True)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -44,13 +45,13 @@ from mpc.rounds.events import (
     ValuesUnavailable,
     WakeAt,
 )
-from mpc.rounds.machine import Machine
 from mpc.study import Study
 from nodes import driver as driver_module
 from nodes.log import configure, logger
 from nodes.metrics import Counter as MetricCounter
 from nodes.metrics import Gauge
-from nodes.store.memory import MemoryStore
+from nodes.rounds import New
+from nodes.store.base import StoreError
 from nodes.transport.memory import MemoryNetwork, Parcel
 from tests.mpc.nodes import HOSPITAL, NOW, ROUND, keyring, patient, study
 from tests.mpc.world import MAX_SIZE, World, powers
@@ -60,13 +61,18 @@ from tests.nodes.house import (
     Node,
     Scripted,
     Ward,
+    begun,
     eventually,
-    hospital_machine,
+    hospital_node,
+    hospital_round,
     invitation,
     make_node,
     nothing_left_over,
+    patient_node,
     running,
     soon,
+    start,
+    stop,
     ward,
 )
 
@@ -86,6 +92,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture(autouse=True)
+def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the driver does by and by, it does soon."""
+    for name in ("_NOTE_SECONDS", "_FOLLOW_SECONDS", "_STORE_RETRY_SECONDS"):
+        monkeypatch.setattr(driver_module, name, 0.005)
+
+
+@pytest.fixture(autouse=True)
 async def nothing_is_left_over() -> AsyncIterator[None]:
     async with nothing_left_over():
         yield
@@ -101,9 +114,8 @@ def round_of(parcel: Parcel) -> bytes:
 
 
 async def open_round(made: Ward, round_id: bytes = ROUND, **changes: Any) -> None:
-    await soon(
-        made.hospital.driver.begin(hospital_machine(made.hospital, study(*made.patients, **changes), round_id), OpenRound())
-    )
+    new = hospital_round(made.hospital, study(*made.patients, **changes), round_id)
+    await soon(made.hospital.driver.begin(new, OpenRound()))
 
 
 async def all_ended(made: Ward, round_id: bytes = ROUND) -> None:
@@ -189,8 +201,8 @@ async def test_two_rounds_at_the_same_time_do_not_mix() -> None:
         made.keeps = until_both_collect
         driver = made.hospital.driver
         await asyncio.gather(
-            driver.begin(hospital_machine(made.hospital, first, ROUND), OpenRound()),
-            driver.begin(hospital_machine(made.hospital, second, OTHER_ROUND), OpenRound()),
+            driver.begin(hospital_round(made.hospital, first, ROUND), OpenRound()),
+            driver.begin(hospital_round(made.hospital, second, OTHER_ROUND), OpenRound()),
         )
         await eventually(lambda: bool(made.hospital.endings(ROUND) and made.hospital.endings(OTHER_ROUND)))
         assert (total(made), total(made, OTHER_ROUND)) == (725 + 310 + 540, 310 + 540 + 1)
@@ -261,9 +273,9 @@ async def test_a_slow_source_holds_up_neither_the_loop_nor_other_rounds() -> Non
 
     node = make_node(HOSPITAL, MemoryNetwork(), read_sources=read)
     async with running(node):
-        await soon(node.driver.begin(Scripted(ROUND, slow), OpenRound()))
+        await node.begin(Scripted(ROUND, slow), OpenRound())
         await eventually(reading.is_set)
-        await soon(node.driver.begin(Scripted(OTHER_ROUND, lambda _e, _n: [Ended(RELEASED)]), OpenRound()))
+        await node.begin(Scripted(OTHER_ROUND, lambda _e, _n: [Ended(RELEASED)]), OpenRound())
         assert node.endings(OTHER_ROUND)
         assert not node.endings(ROUND)
         go_on.set()
@@ -285,13 +297,13 @@ async def test_values_for_a_round_that_ended_meanwhile_are_dropped() -> None:
 
     node = make_node(HOSPITAL, MemoryNetwork(), read_sources=read)
     async with running(node):
-        await soon(node.driver.begin(Scripted(ROUND, handle), OpenRound()))
+        await node.begin(Scripted(ROUND, handle), OpenRound())
         node.driver.tell(ROUND, CancelRound())
         await eventually(lambda: bool(node.endings(ROUND)))
         go_on.set()
         # The values come as an event of their own; a later round shows that it has passed.
         await eventually(lambda: len(asyncio.all_tasks()) <= 2)
-        await soon(node.driver.begin(Scripted(OTHER_ROUND, lambda _e, _n: []), OpenRound()))
+        await node.begin(Scripted(OTHER_ROUND, lambda _e, _n: []), OpenRound())
     assert [type(event) for event in given] == [OpenRound, CancelRound]
     assert not node.log("failed")
 
@@ -305,7 +317,7 @@ async def test_a_source_that_raises_ends_no_more_than_its_round() -> None:
 
     node = make_node(HOSPITAL, MemoryNetwork(), read_sources=read)
     async with running(node):
-        await soon(node.driver.begin(Scripted(ROUND, handle), OpenRound()))
+        await node.begin(Scripted(ROUND, handle), OpenRound())
         await eventually(lambda: bool(node.endings(ROUND)))
         assert SECRET not in str(node.logged)
 
@@ -323,12 +335,48 @@ async def test_the_loop_answers_while_the_protocol_thread_works() -> None:
 
     node = make_node(HOSPITAL, MemoryNetwork())
     async with running(node):
-        begun = asyncio.create_task(node.driver.begin(Scripted(ROUND, work), OpenRound()))
+        begun = asyncio.create_task(node.begin(Scripted(ROUND, work), OpenRound()))
         await eventually(working.is_set)  # which turns the loop
         assert not begun.done()
         go_on.set()
         await soon(begun)
     assert node.endings(ROUND)
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+async def test_light_work_is_done_at_once_and_heavy_work_on_the_protocol_thread(heavy: bool) -> None:
+    threads: list[str] = []
+
+    def handle(_event: Event, _now: float) -> list[Effect]:
+        threads.append(threading.current_thread().name)
+        return []
+
+    node = make_node(ALICE, MemoryNetwork())
+    async with running(node):
+        await node.begin(Scripted(ROUND, handle, ALICE, heavy=heavy), OpenRound())
+        node.driver.tell(ROUND, Tick())
+        await eventually(lambda: len(threads) == 2)
+        assert await soon(node.driver.receive(invitation(ROUND, ALICE), HOSPITAL)) is Answer.ACCEPTED
+    opened, *others = [name.startswith("protocol") for name in threads]
+    assert opened  # new rounds draw keys and seal Invitations
+    assert others == [heavy, heavy]
+    assert heavy or set(threads[1:]) == {threading.main_thread().name}
+
+
+async def test_values_that_are_at_hand_are_kept_with_the_event_that_asks_for_them() -> None:
+    given: list[Event] = []
+
+    def handle(event: Event, _now: float) -> list[Effect]:
+        given.append(event)
+        return [ReadValues(study("alice", "bob", "charlie"))] if isinstance(event, OpenRound) else [Ended(RELEASED)]
+
+    node = make_node(HOSPITAL, MemoryNetwork(), at_hand=lambda _study: True, read_sources=lambda _study: ValuesRead({}))
+    async with running(node):
+        fault = node.disk.store.before = Fault(lambda: False)
+        await node.begin(Scripted(ROUND, handle), OpenRound())
+        assert node.endings(ROUND)
+    assert given == [OpenRound(), ValuesRead({})]
+    assert fault.commits == 1
 
 
 async def test_transitions_never_overlap_and_have_a_thread_of_their_own() -> None:
@@ -345,7 +393,7 @@ async def test_transitions_never_overlap_and_have_a_thread_of_their_own() -> Non
     node = make_node(HOSPITAL, MemoryNetwork())
     async with running(node):
         machines = [Scripted(bytes([number]) * 16, handle) for number in range(20)]
-        await soon(asyncio.gather(*(node.driver.begin(machine, OpenRound()) for machine in machines)))
+        await soon(asyncio.gather(*(node.begin(machine, OpenRound()) for machine in machines)))
     assert not node.log("failed")
     assert len(threads) == 1
     assert threads.pop().startswith("protocol")
@@ -356,9 +404,9 @@ async def test_what_has_arrived_is_handed_over_in_batches(monkeypatch: pytest.Mo
     sizes: list[int] = []
     work = driver_module.Driver._work
 
-    def counted(self: driver_module.Driver, batch: list[Any]) -> list[Any]:
+    async def counted(self: driver_module.Driver, batch: Sequence[Any]) -> list[Any]:
         sizes.append(len(batch))
-        return work(self, batch)
+        return await work(self, batch)
 
     monkeypatch.setattr(driver_module.Driver, "_work", counted)
     node = make_node(HOSPITAL, MemoryNetwork())
@@ -373,7 +421,7 @@ async def test_what_has_arrived_is_handed_over_in_batches(monkeypatch: pytest.Mo
 
     async with running(node):
         machines = [Scripted(bytes([number]) * 16, opened(number)) for number in range(10)]
-        await soon(asyncio.gather(*(node.driver.begin(machine, OpenRound()) for machine in machines)))
+        await soon(asyncio.gather(*(node.begin(machine, OpenRound()) for machine in machines)))
     assert sizes == [4, 4, 2]
     assert order == list(range(10))
 
@@ -397,7 +445,7 @@ async def test_each_situation_has_its_answer() -> None:
     node, made = await hospital_in_world()
     async with running(node):
         driver = node.driver
-        await soon(driver.begin(made.hospital, OpenRound()))
+        await node.begin(made.hospital, OpenRound())
         digest = made.hospital.invitation_digest
         declined = made.forge(Kind.DECLINED, Declined(digest), "alice", HOSPITAL.name).raw
         damaged = declined[:-1] + bytes([declined[-1] ^ 1])
@@ -445,9 +493,9 @@ async def test_only_an_invitation_opens_a_round(impatient: None) -> None:
     made.open()
     asked: list[Admitted] = []
 
-    def new_round(message: Admitted) -> Machine:
+    def new_round(message: Admitted) -> New:
         asked.append(message)
-        return Scripted(ROUND, lambda _e, _n: [Answered(Answer.ACCEPTED)], ALICE)
+        return begun(Scripted(ROUND, lambda _e, _n: [Answered(Answer.ACCEPTED)], ALICE))
 
     node = make_node(ALICE, MemoryNetwork(), new_round=new_round)
     async with running(node):
@@ -476,6 +524,10 @@ async def test_a_second_invitation_of_an_ended_round_is_gone_and_the_first_accep
 
 def to_alice(kind: Kind) -> Callable[[Parcel], bool]:
     return lambda parcel: parcel.recipient == ALICE and kind_of(parcel) is kind
+
+
+def to_hospital(kind: Kind) -> Callable[[Parcel], bool]:
+    return lambda parcel: parcel.recipient == HOSPITAL and kind_of(parcel) is kind
 
 
 async def shares_before_the_roster(made: Ward) -> list[Parcel]:
@@ -578,8 +630,8 @@ def raising(_event: Event, _now: float) -> list[Effect]:
 
 def assert_logged_without_text(node: Node, error: str = "ValueError") -> None:
     (failed,) = node.log("failed")
-    assert failed["error"] == error
-    assert ".py:" in failed["place"]
+    assert failed["error"].startswith(error)
+    assert ".py:" in failed["error"] + failed.get("place", "")
     assert SECRET not in str(node.logged)
 
 
@@ -591,8 +643,8 @@ async def test_a_machine_that_raises_ends_its_round_alone() -> None:
 
     node = make_node(HOSPITAL, MemoryNetwork())
     async with running(node):
-        await soon(node.driver.begin(Scripted(ROUND, first), OpenRound()))
-        await soon(node.driver.begin(Scripted(OTHER_ROUND, lambda _e, _n: []), OpenRound()))
+        await node.begin(Scripted(ROUND, first), OpenRound())
+        await node.begin(Scripted(OTHER_ROUND, lambda _e, _n: []), OpenRound())
         explode.set()
         node.driver.tell(ROUND, Tick())
         await eventually(lambda: bool(node.endings(ROUND)))
@@ -607,7 +659,7 @@ async def test_a_machine_that_raises_ends_its_round_alone() -> None:
 async def test_a_round_that_fails_on_opening_is_ended_for_those_who_watch() -> None:
     node = make_node(HOSPITAL, MemoryNetwork())
     async with running(node):
-        await soon(node.driver.begin(Scripted(ROUND, raising), OpenRound()))
+        await node.begin(Scripted(ROUND, raising), OpenRound())
         assert [ended.code for ended in node.endings(ROUND)] == ["internal-error"]
     assert_logged_without_text(node)
 
@@ -618,7 +670,7 @@ async def test_a_message_that_breaks_its_round_is_told_gone_and_so_are_later_one
 
     node = make_node(ALICE, MemoryNetwork())
     async with running(node):
-        await soon(node.driver.begin(Scripted(ROUND, handle, ALICE), OpenRound()))
+        await node.begin(Scripted(ROUND, handle, ALICE), OpenRound())
         assert await soon(node.driver.receive(invitation(ROUND, ALICE), HOSPITAL)) is Answer.GONE
         assert [ended.code for ended in node.endings(ROUND)] == ["internal-error"]
         assert await soon(node.driver.receive(invitation(ROUND, ALICE), HOSPITAL)) is Answer.GONE
@@ -626,7 +678,7 @@ async def test_a_message_that_breaks_its_round_is_told_gone_and_so_are_later_one
 
 
 async def test_a_round_that_cannot_be_made_is_told_gone() -> None:
-    def new_round(_message: Admitted) -> Machine:
+    def new_round(_message: Admitted) -> New:
         raise ValueError(SECRET)
 
     node = make_node(ALICE, MemoryNetwork(), new_round=new_round)
@@ -642,9 +694,9 @@ async def test_an_invalid_transition_is_logged_with_the_rounds_story() -> None:
 
     node = make_node(HOSPITAL, MemoryNetwork())
     async with running(node):
-        await soon(node.driver.begin(Scripted(ROUND, handle), Tick()))
+        await node.begin(Scripted(ROUND, handle), Tick())
     (failed,) = node.log("failed")
-    assert failed["error"] == "scripted round in state new has no transition for Tick; so far: new: born"
+    assert failed["error"].startswith("scripted round in state new has no transition for Tick; so far: new: born at ")
 
 
 async def test_a_round_that_broke_sends_no_more() -> None:
@@ -657,7 +709,7 @@ async def test_a_round_that_broke_sends_no_more() -> None:
 
     node = make_node(HOSPITAL, MemoryNetwork())
     async with running(node):
-        await soon(node.driver.begin(Scripted(ROUND, handle), OpenRound()))
+        await node.begin(Scripted(ROUND, handle), OpenRound())
         await eventually(lambda: node.driver.outbox.depth() == 1)
         explode.set()
         node.driver.tell(ROUND, Tick())
@@ -674,9 +726,9 @@ async def test_an_observer_that_raises_costs_one_effect() -> None:
 
     node = make_node(HOSPITAL, MemoryNetwork(), observe=observe)
     async with running(node):
-        await soon(node.driver.begin(Scripted(ROUND, handle), OpenRound()))
+        await node.begin(Scripted(ROUND, handle), OpenRound())
         assert_logged_without_text(node)
-        await soon(node.driver.begin(Scripted(OTHER_ROUND, lambda _e, _n: [Ended(RELEASED)]), OpenRound()))
+        await node.begin(Scripted(OTHER_ROUND, lambda _e, _n: [Ended(RELEASED)]), OpenRound())
         assert node.endings(OTHER_ROUND)  # the pump lives on
         assert node.endings(ROUND)
         assert node.driver.outbox.depth() == 1
@@ -694,52 +746,238 @@ async def test_a_resolve_that_raises_costs_one_message() -> None:
 
     node = make_node(HOSPITAL, MemoryNetwork(), resolve=resolve)
     async with running(node):
-        await soon(node.driver.begin(Scripted(ROUND, handle), OpenRound()))
+        await node.begin(Scripted(ROUND, handle), OpenRound())
         assert_logged_without_text(node, "KeyError")
         assert node.endings(ROUND)
         parcel = await soon(node.network.arrival())
         assert (parcel.recipient, parcel.endpoint) == (BOB, "https://127.0.0.1:1")
 
 
-class FullDisk(MemoryStore):
-    """A store that fails in one of its ways."""
+@dataclass
+class Fault:
+    """A store whose commits fail as long as `down` is true; put it in as the hook `before`."""
 
-    def __init__(self, *fails: str) -> None:
-        super().__init__()
-        self.fails = set(fails)
+    down: Callable[[], bool]
+    commits: int = 0
 
-    def commit(self, round_id: bytes, effects: Sequence[Effect], now: float) -> None:
-        if "commit" in self.fails:
-            raise OSError(SECRET)
-        super().commit(round_id, effects, now)
-
-    def bury(self, round_id: bytes, taken: frozenset[bytes]) -> None:
-        if "bury" in self.fails:
-            raise OSError(SECRET)
-        super().bury(round_id, taken)
+    async def __call__(self, method: str) -> None:
+        if method == "commit":
+            self.commits += 1
+            if self.down():
+                raise StoreError("disk-full", "the disk is full")
 
 
 async def test_nothing_that_was_not_committed_is_acted_upon() -> None:
-    node = make_node(HOSPITAL, MemoryNetwork(), store=FullDisk("commit"))
+    node = make_node(HOSPITAL, MemoryNetwork())
     async with running(node):
-        machine = Scripted(ROUND, lambda _e, _n: [Send(ALICE, Kind.ABORT, b"x", "", NOW + 1000)])
-        await soon(node.driver.begin(machine, OpenRound()))
-        assert [ended.code for ended in node.endings(ROUND)] == ["internal-error"]
+        node.disk.store.before = Fault(lambda: True)
+        machine = Scripted(ROUND, lambda _e, _n: [Send(ALICE, Kind.ABORT, b"x", "", NOW + 1000), Progressed("sharing", ())])
+        with pytest.raises(StoreError, match="the round could not be kept, so it was not opened"):
+            await node.begin(machine, OpenRound())
+        assert not node.observed
         assert node.driver.outbox.depth() == 0
-    assert_logged_without_text(node, "OSError")
+        assert node.driver.store_trouble == "disk-full"
+        assert 'cohortium_store_errors_total{reason="disk-full"} 1\n' in node.metrics.render()
+        await eventually(lambda: not node.disk.keys.rounds())  # the round's key goes with it
+    (failed,) = node.log("store-failed")
+    assert (failed["reason"], failed["detail"]) == ("disk-full", "the disk is full")
 
 
-async def test_a_store_that_cannot_even_bury_does_not_stop_the_pump() -> None:
-    store = FullDisk("commit", "bury")
-    node = make_node(HOSPITAL, MemoryNetwork(), store=store)
+async def test_a_store_that_fails_does_not_stop_the_pump() -> None:
+    node = make_node(HOSPITAL, MemoryNetwork())
     async with running(node):
-        async with asyncio.timeout(1):
-            await node.driver.begin(Scripted(ROUND, lambda _e, _n: []), OpenRound())
-        store.fails.clear()
-        async with asyncio.timeout(1):
-            await node.driver.begin(Scripted(OTHER_ROUND, lambda _e, _n: [Ended(RELEASED)]), OpenRound())
+        fault = node.disk.store.before = Fault(lambda: True)
+        with pytest.raises(StoreError):
+            await node.begin(Scripted(ROUND, lambda _e, _n: []), OpenRound())
+        fault.down = lambda: False
+        await node.begin(Scripted(OTHER_ROUND, lambda _e, _n: [Ended(RELEASED)]), OpenRound())
         assert [ended.outcome for ended in node.endings(OTHER_ROUND)] == [RELEASED]
-        assert SECRET not in str(node.logged)
+        assert node.driver.store_trouble == ""
+
+
+async def test_a_message_that_cannot_be_kept_is_told_later_and_taken_when_it_comes_again() -> None:
+    async with ward(VALUES) as made:
+        made.keeps = to_hospital(Kind.CONSENT)
+        await open_round(made)
+        await eventually(lambda: len([p for p in made.network.waiting if kind_of(p) is Kind.CONSENT]) == 3)
+        fault = made.hospital.disk.store.before = Fault(lambda: True)
+        consent = next(parcel for parcel in made.network.waiting if kind_of(parcel) is Kind.CONSENT)
+        assert await soon(made.network.double(consent)) is Answer.LATER
+        assert len(made.hospital.seen(Progressed)) == 1  # that all are waited for
+        fault.down = lambda: False
+        assert await soon(made.network.double(consent)) is Answer.ACCEPTED
+        assert await soon(made.network.double(consent)) is Answer.ACCEPTED
+        assert len(made.hospital.seen(Progressed)) == 2
+        made.keeps = lambda _: False
+        await all_ended(made)
+        assert total(made) == 1575
+
+
+@pytest.mark.parametrize("every", [2, 3])
+async def test_rounds_are_exact_on_disks_that_fail_now_and_then(every: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What failed is told `later`, and the rounds concerned are rebuilt from what was kept, again and again."""
+    monkeypatch.setattr("nodes.outbox._FIRST_WAIT", 0.001)
+    async with ward(VALUES, at_hand=every == 2) as made:
+        await open_round(made)
+        faults = []
+        for node in (made.hospital, *made.patients.values()):
+            fault = Fault(lambda: False)
+            fault.down = lambda fault=fault: fault.commits % every == 1  # type: ignore[misc]
+            node.disk.store.before = fault
+            faults.append(fault)
+        await all_ended(made)
+        assert total(made) == 1575
+        assert all(fault.commits > 1 for fault in faults)
+        for node in (made.hospital, *made.patients.values()):
+            assert node.log("store-failed")
+            assert not node.log("failed")
+
+
+async def test_a_cancellation_that_cannot_be_kept_is_tried_again() -> None:
+    async with ward(VALUES) as made:
+        made.keeps = lambda _: True
+        await open_round(made)
+        fault = made.hospital.disk.store.before = Fault(lambda: fault.commits < 3)
+        made.hospital.driver.tell(ROUND, CancelRound())
+        await eventually(lambda: bool(made.hospital.endings(ROUND)))
+        assert [ended.code for ended in made.hospital.endings(ROUND)] == [AbortCode.CANCELLED]
+
+
+async def test_the_key_of_a_round_is_destroyed_when_the_round_has_ended() -> None:
+    async with ward(VALUES) as made:
+        nodes = [made.hospital, *made.patients.values()]
+        made.keeps = lambda parcel: kind_of(parcel) is Kind.READY
+        await open_round(made)
+        await eventually(lambda: len([p for p in made.network.waiting if kind_of(p) is Kind.READY]) == 3)
+        assert [node.disk.keys.rounds() for node in nodes] == [[ROUND]] * 4
+        made.keeps = lambda _: False
+        await all_ended(made)
+        await eventually(lambda: not any(node.disk.keys.rounds() for node in nodes))
+
+
+# -- from one life to the next
+
+
+def next_life(made: Ward, name: str) -> Node:
+    """The node once more, on the disk of the one before, which is to be stopped."""
+    if name == HOSPITAL.name:
+        made.hospital = hospital_node(made.network, made.hospital.disk)
+        return made.hospital
+    made.patients[name] = patient_node(name, made.network, VALUES[name], disk=made.patients[name].disk)
+    return made.patients[name]
+
+
+@pytest.mark.parametrize(
+    "kind", [Kind.INVITATION, Kind.CONSENT, Kind.ROSTER, Kind.SHARE, Kind.READY, Kind.COLLECT, Kind.PARTIAL_SUM]
+)
+@pytest.mark.parametrize("name", ["alice", HOSPITAL.name])
+async def test_a_round_goes_on_where_it_was_when_a_node_is_started_again(kind: Kind, name: str) -> None:
+    async with ward(VALUES) as made:
+        made.keeps = lambda parcel: kind_of(parcel) is kind
+        await open_round(made)
+        expected = 6 if kind is Kind.SHARE else 3
+        await eventually(lambda: len([parcel for parcel in made.network.waiting if kind_of(parcel) is kind]) == expected)
+        await stop(made.hospital if name == HOSPITAL.name else made.patients[name])
+        again = next_life(made, name)
+        await start(again)
+        assert again.resumed == ([] if (name, kind) == ("alice", Kind.INVITATION) else [ROUND])
+        made.keeps = lambda _: False
+        await all_ended(made)
+        assert total(made) == 1575
+        assert not again.log("failed")
+        assert not again.log("round-lost")
+
+
+async def test_a_round_that_has_ended_still_answers_in_the_next_life() -> None:
+    async with ward(VALUES) as made:
+        await open_round(made)
+        await all_ended(made)
+        first = next(p for p, _ in made.answers if kind_of(p) is Kind.INVITATION and p.recipient == ALICE)
+        await stop(made.patients["alice"])
+        again = next_life(made, "alice")
+        await start(again)
+        assert await soon(again.driver.receive(first.envelope, HOSPITAL)) is Answer.ACCEPTED
+        assert await soon(again.driver.receive(invitation(ROUND, ALICE), HOSPITAL)) is Answer.GONE
+        assert not again.observed
+
+
+async def test_a_round_that_cannot_be_rebuilt_ends_as_lost() -> None:
+    node = make_node(HOSPITAL, MemoryNetwork())
+    async with running(node):
+        await node.begin(Scripted(ROUND, lambda _e, _n: [Send(ALICE, Kind.ABORT, b"x", "", NOW + 1000)]), OpenRound())
+    again = make_node(HOSPITAL, node.network, disk=node.disk)  # which rebuilds nothing
+    async with running(again):
+        assert [(ended.outcome, ended.code) for ended in again.endings(ROUND)] == [(ABORTED, "lost")]
+        assert [lost["reason"] for lost in again.log("round-lost")] == ["this test rebuilds nothing"]
+        assert again.driver.outbox.depth() == 0
+        assert (await again.disk.store.open_rounds(), await again.disk.outbox()) == ([], [])
+        await eventually(lambda: not again.disk.keys.rounds())
+
+
+async def test_an_older_copy_of_a_store_burns_its_open_rounds() -> None:
+    """Otherwise a node would answer the same round twice with different randomness."""
+    async with ward(VALUES) as made:
+        made.keeps = lambda parcel: kind_of(parcel) is Kind.READY
+        await open_round(made)
+        await eventually(lambda: len([p for p in made.network.waiting if kind_of(p) is Kind.READY]) == 3)
+        older = made.patients["alice"].disk.store.copy()
+        made.keeps = to_alice(Kind.RECEIPT)
+        await eventually(lambda: bool(made.hospital.endings(ROUND)))
+        await stop(made.patients["alice"])
+        made.patients["alice"].disk.store = older
+        again = next_life(made, "alice")
+        await start(again)
+        assert not again.resumed
+        assert [(ended.outcome, ended.code) for ended in again.endings(ROUND)] == [(ABORTED, "lost")]
+        assert [entry["rounds"] for entry in again.log("store-restored")] == [1]
+
+
+async def test_a_message_leaves_the_store_some_time_after_it_was_accepted_and_no_sooner() -> None:
+    node = make_node(HOSPITAL, MemoryNetwork())
+
+    async def accept(_raw: bytes, _peer: Identity) -> Answer:
+        return Answer.ACCEPTED
+
+    noted: list[str] = []
+
+    async def note(method: str) -> None:
+        if method == "delivered":
+            noted.append(method)
+
+    await node.network.transport(ALICE).start(accept)
+    async with running(node):
+        sends: list[Effect] = [Send(to, Kind.ABORT, b"to " + to.name.encode(), "", NOW + 1000) for to in (ALICE, BOB)]
+        await node.begin(Scripted(ROUND, lambda _e, _n: [*sends, Ended(ABORTED)]), OpenRound())
+        assert [posted.envelope for posted in await node.disk.outbox()] == [b"to alice", b"to bob"]
+        await eventually(lambda: len(node.network.waiting) == 2)
+        node.disk.store.after = note
+        await node.network.deliver(node.network.waiting[0])
+        await eventually(lambda: noted == ["delivered"])
+        assert [posted.envelope for posted in await node.disk.outbox()] == [b"to bob"]
+    again = make_node(HOSPITAL, node.network, disk=node.disk)
+    async with running(again):
+        parcel = await soon(node.network.arrival())
+        assert (parcel.recipient, parcel.envelope) == (BOB, b"to bob")
+        assert len(node.network.waiting) == 1
+
+
+async def test_a_store_that_cannot_note_a_delivery_delivers_again_in_the_next_life() -> None:
+    node = make_node(HOSPITAL, MemoryNetwork())
+
+    async def fail(method: str) -> None:
+        if method == "delivered":
+            raise StoreError("disk-full", "the disk is full")
+
+    async with running(node):
+        await node.begin(
+            Scripted(ROUND, lambda _e, _n: [Send(ALICE, Kind.ABORT, b"x", "", NOW + 1000), Ended(ABORTED)]), OpenRound()
+        )
+        node.disk.store.before = fail
+        parcel = await soon(node.network.arrival())
+        node.network.waiting.remove(parcel)
+        parcel.answer.set_result(Answer.ACCEPTED)
+        await eventually(lambda: bool(node.log("store-failed")))
+    assert [posted.envelope for posted in await node.disk.outbox()] == [b"x"]
 
 
 async def test_a_log_that_cannot_be_written_does_not_stop_the_driver() -> None:
@@ -753,10 +991,10 @@ async def test_a_log_that_cannot_be_written_does_not_stop_the_driver() -> None:
         node = make_node(ALICE, MemoryNetwork(), log=logger(ALICE))
         async with running(node):
             async with asyncio.timeout(1):
-                await node.driver.begin(Scripted(ROUND, raising, ALICE), OpenRound())  # logs an error
+                await node.begin(Scripted(ROUND, raising, ALICE), OpenRound())  # logs an error
             async with asyncio.timeout(1):
                 await node.driver.receive(b"", HOSPITAL)  # logs at level debug
-                await node.driver.begin(Scripted(OTHER_ROUND, lambda _e, _n: [Ended(RELEASED)], ALICE), OpenRound())
+                await node.begin(Scripted(OTHER_ROUND, lambda _e, _n: [Ended(RELEASED)], ALICE), OpenRound())
             assert node.endings(OTHER_ROUND)
     finally:
         structlog.configure(**structlog_before)
@@ -805,7 +1043,7 @@ async def test_effects_are_acted_upon_in_their_order() -> None:
 
     node = make_node(HOSPITAL, MemoryNetwork(), resolve=resolve, observe=observe)
     async with running(node):
-        await soon(node.driver.begin(Scripted(ROUND, handle), OpenRound()))
+        await node.begin(Scripted(ROUND, handle), OpenRound())
     assert done == ["Decided", "send to alice", "Progressed", "send to bob", "Submitted", "Ended"]
 
 
@@ -817,7 +1055,7 @@ async def test_stopping_to_send_recalls_earlier_messages_and_not_the_ones_after_
 
     node = make_node(HOSPITAL, MemoryNetwork())
     async with running(node):
-        await soon(node.driver.begin(Scripted(ROUND, handle), OpenRound()))
+        await node.begin(Scripted(ROUND, handle), OpenRound())
         await eventually(lambda: len(node.network.waiting) == 2)
         node.driver.tell(ROUND, Tick())
         await eventually(lambda: [parcel.envelope for parcel in node.network.waiting] == [b"new"])
@@ -844,7 +1082,7 @@ async def test_a_final_answer_other_than_accepted_is_told_to_the_round_once() ->
     async with running(node):
         for name, answer in answers.items():
             await node.network.transport(name).start(answering(answer))
-        await soon(node.driver.begin(Scripted(ROUND, handle), OpenRound()))
+        await node.begin(Scripted(ROUND, handle), OpenRound())
         await eventually(lambda: len(node.network.waiting) == 2)
         for parcel in list(node.network.waiting):
             await node.network.deliver(parcel)
@@ -856,7 +1094,7 @@ async def test_news_of_a_round_that_is_not_open_is_dropped() -> None:
     node = make_node(HOSPITAL, MemoryNetwork())
     async with running(node):
         node.driver.tell(ROUND, Tick())
-        await soon(node.driver.begin(Scripted(OTHER_ROUND, lambda _e, _n: []), OpenRound()))
+        await node.begin(Scripted(OTHER_ROUND, lambda _e, _n: []), OpenRound())
     assert not node.observed
     assert not node.log("failed")
 
@@ -882,7 +1120,7 @@ async def test_a_round_is_woken_when_its_time_comes(clock: Clock) -> None:
     node = make_node(HOSPITAL, MemoryNetwork())
     async with running(node):
         started = time.monotonic()
-        await soon(node.driver.begin(Scripted(ROUND, recorded([NOW + 0.05], given)), OpenRound()))
+        await node.begin(Scripted(ROUND, recorded([NOW + 0.05], given)), OpenRound())
         assert given == [OpenRound()]
         await eventually(lambda: len(given) == 2)
         assert time.monotonic() - started >= 0.05
@@ -893,7 +1131,7 @@ async def test_a_time_that_is_over_wakes_at_once() -> None:
     given: list[Event] = []
     node = make_node(HOSPITAL, MemoryNetwork())
     async with running(node):
-        await soon(node.driver.begin(Scripted(ROUND, recorded([NOW - 100], given)), OpenRound()))
+        await node.begin(Scripted(ROUND, recorded([NOW - 100], given)), OpenRound())
         await eventually(lambda: len(given) == 2)
 
 
@@ -902,7 +1140,7 @@ async def test_a_later_alarm_replaces_an_earlier_one(monkeypatch: pytest.MonkeyP
     given: list[Event] = []
     node = make_node(HOSPITAL, MemoryNetwork())
     async with running(node):
-        await soon(node.driver.begin(Scripted(ROUND, recorded([NOW + 1000, NOW + 2000], given)), OpenRound()))
+        await node.begin(Scripted(ROUND, recorded([NOW + 1000, NOW + 2000], given)), OpenRound())
         node.driver.tell(ROUND, Tick())
         await eventually(lambda: len(timers) == 2)
         assert [timer.cancelled() for timer in timers] == [True, False]
@@ -914,7 +1152,7 @@ async def test_the_alarm_of_an_ended_round_is_taken_away(monkeypatch: pytest.Mon
     given: list[Event] = []
     node = make_node(HOSPITAL, MemoryNetwork())
     async with running(node):
-        await soon(node.driver.begin(Scripted(ROUND, recorded([NOW + 1000, -1], given)), OpenRound()))
+        await node.begin(Scripted(ROUND, recorded([NOW + 1000, -1], given)), OpenRound())
         node.driver.tell(ROUND, Tick())
         await eventually(lambda: bool(node.endings(ROUND)))
         assert [timer.cancelled() for timer in timers] == [True]
@@ -941,7 +1179,7 @@ async def test_a_silent_patient_ends_the_round_at_the_time_that_the_study_sets(c
         made.keeps = to_alice(Kind.INVITATION)
         clock.now = NOW + 0.95  # of the second that answers are awaited for, this much is over already
         asked = msgspec.structs.replace(study(*VALUES), answer_within=1, ready_within=2, deadline=3)
-        await soon(made.hospital.driver.begin(hospital_machine(made.hospital, asked, ROUND), OpenRound()))
+        await soon(made.hospital.driver.begin(hospital_round(made.hospital, asked, ROUND), OpenRound()))
         await eventually(lambda: made.hospital.seen(Progressed)[-1].waiting_for == ("alice",))
         clock.now = NOW + 1
         await eventually(lambda: bool(made.hospital.endings(ROUND)))
@@ -963,7 +1201,7 @@ async def test_stopping_lets_a_delivery_finish() -> None:
     await node.network.transport(ALICE).start(receive)
     machine = Scripted(ROUND, lambda _e, _n: [Send(ALICE, Kind.ABORT, b"last words", "", NOW + 1000), Ended(ABORTED)])
     async with running(node):
-        await soon(node.driver.begin(machine, OpenRound()))
+        await node.begin(machine, OpenRound())
         parcel = await soon(node.network.arrival())
         stopping = asyncio.create_task(node.driver.stop(5))
         await asyncio.sleep(0.01)
@@ -978,7 +1216,7 @@ async def test_stopping_waits_no_longer_than_it_is_told() -> None:
     node = make_node(HOSPITAL, MemoryNetwork())
     machine = Scripted(ROUND, lambda _e, _n: [Send(ALICE, Kind.ABORT, b"x", "", NOW + 1000)])
     async with running(node):
-        await soon(node.driver.begin(machine, OpenRound()))
+        await node.begin(machine, OpenRound())
         await soon(node.network.arrival())
         async with asyncio.timeout(2):
             await node.driver.stop(0.02)
@@ -992,7 +1230,7 @@ async def test_what_is_posted_while_the_driver_stops_is_not_left_behind(monkeypa
     node = make_node(HOSPITAL, MemoryNetwork())
     machine = Scripted(ROUND, lambda _e, _n: [WakeAt(NOW + 5000), Send(ALICE, Kind.ABORT, b"x", "", NOW + 1000)])
     async with running(node):
-        await soon(node.driver.begin(machine, OpenRound()))
+        await node.begin(machine, OpenRound())
         await soon(node.network.arrival())
         stopping = asyncio.create_task(node.driver.stop(0.1))
         await asyncio.sleep(0)
@@ -1022,7 +1260,7 @@ async def test_who_waits_while_the_driver_stops_is_told_later() -> None:
     async with running(node):
         held = asyncio.create_task(node.driver.receive(invitation(OTHER_ROUND, ALICE), HOSPITAL))
         await eventually(lambda: 'outcome="round-unknown"} 1\n' in node.metrics.render())
-        begun = asyncio.create_task(node.driver.begin(Scripted(ROUND, work), OpenRound()))
+        begun = asyncio.create_task(node.begin(Scripted(ROUND, work), OpenRound()))
         await eventually(working.is_set)
         queued = asyncio.create_task(node.driver.receive(invitation(ROUND, ALICE), HOSPITAL))
         await asyncio.sleep(0.01)
@@ -1057,7 +1295,7 @@ async def test_stopping_does_not_block_the_loop_while_a_transition_works() -> No
 
     node = make_node(HOSPITAL, MemoryNetwork())
     async with running(node):
-        begun = asyncio.create_task(node.driver.begin(Scripted(ROUND, work), OpenRound()))
+        begun = asyncio.create_task(node.begin(Scripted(ROUND, work), OpenRound()))
         await eventually(working.is_set)
         asyncio.get_running_loop().call_later(0.01, go_on.set)  # comes only if the loop turns
         started = time.monotonic()

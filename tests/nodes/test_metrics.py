@@ -78,3 +78,33 @@ def test_two_metrics_of_one_name_are_refused() -> None:
     registry.counter("a_total", "b")
     with pytest.raises(ValueError, match="there is one of this name"):
         registry.gauge("a_total", "b")
+
+
+def test_a_histogram_counts_up_to_each_bound() -> None:
+    registry = Registry()
+    seconds = registry.histogram("round_seconds", "How long.", (0.1, 1), ("phase",))
+    for value in (0.05, 0.1, 0.5, 7):
+        seconds.observe(value, phase="sharing")
+    assert registry.render().splitlines() == [
+        "# HELP round_seconds How long.",
+        "# TYPE round_seconds histogram",
+        'round_seconds_bucket{phase="sharing",le="0.1"} 2',
+        'round_seconds_bucket{phase="sharing",le="1.0"} 3',
+        'round_seconds_bucket{phase="sharing",le="+Inf"} 4',
+        'round_seconds_sum{phase="sharing"} 7.65',
+        'round_seconds_count{phase="sharing"} 4',
+    ]
+
+
+@pytest.mark.parametrize("bounds", [(), (2, 1), (1, 1), (1, math.inf)])
+def test_a_histograms_bounds_ascend(bounds: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="bounds"):
+        Registry().histogram("seconds", "", bounds)
+
+
+def test_a_gauge_can_be_read_when_it_is_asked_for() -> None:
+    numbers = iter((1, 2))
+    registry = Registry()
+    registry.gauge("depth", "", read=lambda: next(numbers))
+    assert registry.render().splitlines()[-1] == "depth 1"
+    assert registry.render().splitlines()[-1] == "depth 2"

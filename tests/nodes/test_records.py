@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import time
 from typing import Any
 
 import pytest
@@ -10,10 +12,9 @@ import pytest
 from mpc.result import Result, StatisticResult
 from mpc.rounds.events import ABORTED, RELEASED, Decided, Ended, Progressed, Released
 from nodes.records import Records, RoundRecord
-from tests.mpc.nodes import HOSPITAL, study
+from nodes.store.base import Begun, Closed, ClosedRound, OpenRound
+from tests.mpc.nodes import HOSPITAL
 from tests.nodes.house import soon
-
-STUDY = study("alice", "bob", "charlie")
 
 
 def name(number: int) -> bytes:
@@ -21,7 +22,7 @@ def name(number: int) -> bytes:
 
 
 def opened(records: Records, number: int = 0) -> RoundRecord:
-    record = RoundRecord(name(number), STUDY, 3_000_001, opened=1_700_000_000.0 + number)
+    record = RoundRecord(name(number), "pressure", 3_000_001, opened=1_700_000_000.0 + number)
     records.add(record)
     return record
 
@@ -59,6 +60,8 @@ def test_a_record_tells_the_rounds_progress() -> None:
         "opened": 1_700_000_000.0,
         "phase": "new",
         "outcome": "open",
+        "attempt": 1,
+        "modulus": 3_000_001,
         "waiting_for": [],
     }
     records.note(name(0), Progressed("inviting", ("alice", "bob")))
@@ -71,7 +74,7 @@ def test_a_released_round_has_its_result_in_full_and_not_in_the_summary() -> Non
     record = opened(records)
     release(records, 0, 1575)
     assert record.ended
-    summary, full = record.summary(), record.full()
+    summary, full = record.summary(), record.full(record.result)
     seconds = summary.pop("seconds")
     assert isinstance(seconds, float)
     assert summary == {
@@ -80,11 +83,12 @@ def test_a_released_round_has_its_result_in_full_and_not_in_the_summary() -> Non
         "opened": 1_700_000_000.0,
         "phase": "released",
         "outcome": "released",
+        "attempt": 1,
+        "modulus": 3_000_001,
     }
     assert full == summary | {
         "seconds": seconds,
         "patients": 3,
-        "modulus": 3_000_001,
         "statistics": {"value": {"sum": 1575}},
     }
     assert "1575" not in repr(record)
@@ -95,7 +99,7 @@ def test_an_aborted_round_says_why_and_who() -> None:
     record = opened(records)
     records.note(name(0), Progressed("sharing", ("bob",)))
     records.note(name(0), Ended(ABORTED, "member-missing", "sharing", ("bob",), "bob went silent while sharing"))
-    full = record.full()
+    full = record.full(None)
     assert "waiting_for" not in full
     assert "statistics" not in full
     assert (full["outcome"], full["code"], full["phase"]) == ("aborted", "member-missing", "sharing")
@@ -239,10 +243,88 @@ def test_older_results_make_room_for_newer_ones(monkeypatch: pytest.MonkeyPatch)
     for number in range(3):
         release(records, number, number, number)
     assert [record.result is not None for record in made] == [False, True, True]
-    full = made[0].full()
-    assert (full["outcome"], full["detail"]) == ("released", "the values of this result are no longer kept")
+    assert made[1].full(made[1].result)["statistics"] == {"value": {"sum": [1, 1]}}
+
+
+def test_rounds_that_ended_before_a_time_are_forgotten_with_their_results() -> None:
+    records = Records()
+    old, young, still_open = (opened(records, number) for number in range(3))
+    for record, seconds in ((old, 50.0), (young, 70.0)):
+        record.seconds = seconds
+        release(records, record.round_id[-1], 1575)
+    records.forget(1_700_000_060.0)
+    assert records.all() == [young, still_open]
+    assert young.result is not None
+    release(records, 2, 1575)
+    records.forget(time.time() + 60, "weight")
+    assert len(records.all()) == 2
+    records.forget(time.time() + 60, "pressure")
+    assert records.all() == []
+
+
+def test_a_result_that_has_been_erased_is_said_to_be() -> None:
+    records = Records()
+    record = opened(records)
+    release(records, 0, 1575)
+    full = record.full(None)
+    assert (full["outcome"], full["detail"]) == ("released", "the values of this result have been erased")
     assert "statistics" not in full
-    assert made[1].full()["statistics"] == {"value": {"sum": [1, 1]}}
+
+
+# -- what a later life of the daemon knows
+
+
+@pytest.mark.parametrize(
+    "ended", [Ended(RELEASED), Ended(ABORTED, "member-missing", "sharing", ("bob",), "bob went silent while sharing")]
+)
+def test_a_kept_summary_gives_the_same_record(ended: Ended) -> None:
+    records = Records()
+    record = opened(records)
+    record.attempt = 2
+    records.note(name(0), ended)
+    closed = Closed(record.opened + 7, ended.outcome, ended.code, b"", summary=json.dumps(record.summary()).encode())
+    kept = RoundRecord.kept_closed(ClosedRound(name(0), record.opened, "pressure", closed))
+    assert kept.summary() == record.summary()
+    assert kept.ended
+
+
+def test_a_round_that_was_given_up_is_known_by_what_the_store_has_of_it() -> None:
+    closed = Closed(1_700_000_007.5, ABORTED, "lost", b"")
+    summary = RoundRecord.kept_closed(ClosedRound(name(0), 1_700_000_000.0, "pressure", closed)).summary()
+    assert (summary["round"], summary["study"], summary["opened"]) == ("00" * 16, "pressure", 1_700_000_000.0)
+    assert (summary["outcome"], summary["code"], summary["seconds"]) == (ABORTED, "lost", 7.5)
+
+
+def test_a_round_of_an_earlier_life_has_lasted_since_its_opening() -> None:
+    records = Records()
+    record = RoundRecord.kept_open(OpenRound(name(0), Begun(time.time() - 3600, "hospital", "pressure", b""), (), ()))
+    records.add(record)
+    records.note(name(0), Ended(RELEASED))
+    assert record.seconds is not None
+    assert 3600 <= record.seconds < 3660
+
+
+def test_a_failed_round_names_the_one_in_its_place() -> None:
+    records = Records()
+    failed = opened(records)
+    records.add(RoundRecord(name(1), "pressure", 3_000_001, 1_700_000_001.0, attempt=2, follows="00" * 16))
+    assert failed.summary()["followed_by"] == name(1).hex()
+
+
+async def test_who_watches_a_round_that_could_not_be_opened_waits_no_more() -> None:
+    records = Records()
+    opened(records)
+    watching = asyncio.create_task(watched(records))
+    await settled()
+    records.discard(name(0))
+    assert await soon(watching) == [("new", (), "open")]
+
+
+def test_a_round_that_could_not_be_opened_is_unknown() -> None:
+    records = Records()
+    opened(records)
+    records.discard(name(0))
+    assert records.all() == []
 
 
 def test_the_newest_result_stays_however_large(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mpc.errors import IdentityError
 from nodes.config import PatientConfig, check_patient
+from nodes.daemon import Config
 from nodes.patient import PatientDaemon
 from nodes.run import run_daemon
+from nodes.service import Read
 from tests.nodes.house import Site, make_site, short_directory
 
 
@@ -35,7 +36,8 @@ class Recorded(PatientDaemon):
 
     lived = 0
 
-    async def run(self) -> None:
+    async def run(self, read: Read[Config]) -> None:
+        assert read() == self.config
         assert asyncio.get_running_loop().is_running()
         type(self).lived += 1
 
@@ -54,7 +56,7 @@ def test_checking_builds_the_daemon_and_does_not_run_it(
     path: Path, config: PatientConfig, capsys: pytest.CaptureFixture[str], configured: list[tuple[str, str]]
 ) -> None:
     before = Recorded.lived
-    run_daemon(path, config, Recorded, check=True)
+    run_daemon(path, lambda: config, Recorded, check=True)
     assert capsys.readouterr().out == f"{path}: good; spiffe://demo/patient/alice\n"
     assert Recorded.lived == before
     assert configured == [("info", "auto")]
@@ -62,15 +64,15 @@ def test_checking_builds_the_daemon_and_does_not_run_it(
 
 def test_running_lives_the_daemons_life(path: Path, config: PatientConfig, capsys: pytest.CaptureFixture[str]) -> None:
     before = Recorded.lived
-    run_daemon(path, config, Recorded, check=False)
+    run_daemon(path, lambda: config, Recorded, check=False)
     assert Recorded.lived == before + 1
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("check", [True, False])
 def test_what_cannot_be_built_is_told(check: bool, path: Path, config: PatientConfig) -> None:
-    def broken(_config: PatientConfig) -> Any:
+    def broken(_config: PatientConfig) -> PatientDaemon:
         raise IdentityError("alice.crt: the certificate has expired")
 
     with pytest.raises(IdentityError, match="has expired"):
-        run_daemon(path, config, broken, check=check)
+        run_daemon(path, lambda: config, broken, check=check)

@@ -123,10 +123,10 @@ def test_values_and_keys_are_for_their_owner_alone(deployment: Deployment) -> No
 def test_the_readme_names_a_command_for_every_daemon(deployment: Deployment) -> None:
     commands = [line.strip() for line in (deployment.directory / "README").read_text().splitlines() if line.startswith("    ")]
     assert commands == [
+        "cohortium hospital --config hospital/hospital.yaml",
         "cohortium patient --config no/patient.yaml",
         "cohortium patient --config bob/patient.yaml",
         "cohortium patient --config patient-3/patient.yaml",
-        "cohortium hospital --config hospital/hospital.yaml",
         "cohortium round open demo-sum --config hospital/hospital.yaml --watch",
     ]
 

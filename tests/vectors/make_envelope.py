@@ -13,7 +13,7 @@ import itertools
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -97,7 +97,7 @@ def sealed(kind: Kind, payload: bytes, sender: Node, recipient: Node) -> bytes:
         keyring=sender.keyring,
         round_key=sender.round_key,
         recipient=recipient.recipient,
-        entropy=drawn("content secret"),
+        secret=drawn("content secret")(32),
     )
     return envelope
 
@@ -139,6 +139,15 @@ def main() -> None:
         keyring=hospital.keyring,
         round_key=hospital.round_key,
         recipient=bob.keyring.identity,
+    )
+    sealed_invitation, _ = seal(
+        Kind.INVITATION,
+        b"a question",
+        Place(ROUND, hashlib.sha256(b"a question").digest()),
+        keyring=hospital.keyring,
+        round_key=hospital.round_key,
+        recipient=replace(bob.recipient, round_key=b""),
+        secret=drawn("content secret")(32),
     )
     parts, key = Parts.split(good), alice.keyring.signing_key
     purpose = Kind.SHARE.purpose
@@ -210,6 +219,13 @@ def main() -> None:
                 "recipient": "bob",
                 "payload": b"a question".hex(),
                 "fields": fields(invitation),
+            },
+            {
+                "name": "the same invitation, sealed for a relay to carry; no round key of bob's goes into its content key",
+                "sender": "st-marys",
+                "recipient": "bob",
+                "payload": b"a question".hex(),
+                "fields": fields(sealed_invitation),
             },
         ],
         "refused": {

@@ -33,7 +33,7 @@ def envelope(kind: Kind, sender: Identity, to: Identity, ring: Keyring | None = 
     else:
         wrapping_key = check_statement(keyring(to).encryption.statement, credential(to), NOW)
         target = Recipient(to, wrapping_key, KEYS[to].public)
-        raw, _ = seal(kind, b"payload", place, keyring=ring, round_key=KEYS[sender], recipient=target, entropy=os.urandom)
+        raw, _ = seal(kind, b"payload", place, keyring=ring, round_key=KEYS[sender], recipient=target, secret=os.urandom(32))
     return Parts.split(raw)
 
 

@@ -535,7 +535,18 @@ def test_a_complaint_waits_for_the_others_and_then_names_who_is_missed() -> None
     made.deliver(made.forge(Kind.ABORT, claim, "charlie", H))
 
     assert (made.ending().code, made.ending().missing) == (AbortCode.MISSING, ("bob",))
-    assert made.ending().detail == "bob went silent while sharing"
+    assert made.ending().detail == "bob went silent while sharing; the share of bob did not reach alice, charlie"
+
+
+def test_of_two_that_cannot_reach_each_other_both_are_spoken_of() -> None:
+    """Both say so at the same moment; whoever is heard first has not gone silent, and people still see between whom it is."""
+    made = until(Kind.SHARE)
+    context = made.hospital.context or b""
+    made.deliver(made.forge(Kind.READY, signed_by("charlie", "ready-statement", Ready(context)), "charlie", H))
+    made.deliver(made.forge(Kind.ABORT, Abort(context, AbortCode.MISSING, "sharing", ("bob",)), "alice", H))
+
+    assert made.ending().missing == ("bob",)
+    assert made.ending().detail == "bob went silent while sharing; the share of bob did not reach alice"
 
 
 def test_two_that_miss_each_other_are_both_named() -> None:

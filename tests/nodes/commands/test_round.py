@@ -74,13 +74,16 @@ class Play:
     async def open_round(self, study_id: str) -> RoundRecord:
         if study_id != "pressure":
             raise StudyError(f"there is no study {study_id!r} in studies; there is pressure")
-        record = RoundRecord(self.ids.pop(0), STUDY, 3_000_001, opened=1_700_000_000.0)
+        record = RoundRecord(self.ids.pop(0), STUDY.id, 3_000_001, opened=1_700_000_000.0)
         self.records.add(record)
         if self.script is not None:
             task = asyncio.create_task(self.script(record))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return record
+
+    async def full(self, record: RoundRecord) -> dict[str, object]:
+        return record.full(record.result)
 
     def cancel_round(self, round_id: bytes) -> None:
         self.cancelled.append(round_id)

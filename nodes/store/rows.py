@@ -1,0 +1,25 @@
+"""What the stores have in common: how a row is read, and what is said when a step does not fit."""
+
+from __future__ import annotations
+
+from nodes.store.base import Closed, ClosedRound, StoreError
+
+
+def closed_round(
+    round_id: bytes,
+    opened: float,
+    study: str,
+    at: float,
+    outcome: str,
+    code: str,
+    taken: bytes,
+    result: bytes,
+    summary: bytes,
+) -> ClosedRound:
+    """A row of a round that has ended."""
+    return ClosedRound(round_id, opened, study, Closed(at, outcome, code, taken, result, summary))
+
+
+def inconsistent(round_id: bytes, why: str) -> StoreError:
+    """A step that does not fit what the store holds: a bug of the caller, and nothing is changed."""
+    return StoreError("inconsistent", f"round {round_id.hex()} {why}")

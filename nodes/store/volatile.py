@@ -1,0 +1,191 @@
+"""The store in memory, for tests and the simulation: it keeps what the others keep, fails when it is told to, and can be copied.
+
+`copy` is what a disk would hold if the power went now. A test that raises in `before` has a store that failed; one that copies in
+`after` and raises has a process that died after its commit; one that waits has a slow disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TypeVar
+
+from nodes.store.base import Begun, ClosedRound, KeptKey, LedgerLine, OpenRound, Posted, Step, StoreError
+from nodes.store.rows import inconsistent
+
+T = TypeVar("T")
+Hook = Callable[[str], Awaitable[None]]
+"""Called with the name of the method. May wait, and may raise."""
+
+
+async def _nothing(_method: str) -> None:
+    """The hook of a store that does not fail."""
+
+
+@dataclass(slots=True)
+class _Disk:
+    """All that is kept, each table in its order. What the tables hold is immutable: copies of them are a copy of it all."""
+
+    counter: int = 0
+    open: dict[bytes, tuple[Begun, tuple[bytes, ...]]] = field(default_factory=dict)
+    """Of each round: how it began, and its events."""
+    closed: dict[bytes, ClosedRound] = field(default_factory=dict)
+    outbox: dict[tuple[bytes, int], Posted] = field(default_factory=dict)
+    ledger: list[LedgerLine] = field(default_factory=list)
+    keys: dict[bytes, KeptKey] = field(default_factory=dict)
+
+    def copy(self) -> _Disk:
+        return _Disk(self.counter, dict(self.open), dict(self.closed), dict(self.outbox), list(self.ledger), dict(self.keys))
+
+    def posted(self, round_id: bytes) -> dict[tuple[bytes, int], Posted]:
+        return {place: post for place, post in self.outbox.items() if place[0] == round_id}
+
+    def call_back(self, round_id: bytes) -> None:
+        for place in self.posted(round_id):
+            del self.outbox[place]
+
+    def take(self, step: Step) -> None:
+        round_id = step.round_id
+        if step.begun is not None:
+            if round_id in self.open or round_id in self.closed:
+                raise inconsistent(round_id, "has begun before")
+            self.open[round_id] = (step.begun, ())
+        if (step.event or step.closed is not None) and round_id not in self.open:
+            raise inconsistent(round_id, "is not open")
+        if step.event:
+            begun, events = self.open[round_id]
+            self.open[round_id] = (begun, (*events, step.event))
+        if step.called_back or step.closed is not None:
+            self.call_back(round_id)
+        if step.closed is not None:
+            begun, _ = self.open.pop(round_id)
+            self.closed[round_id] = ClosedRound(round_id, begun.opened, begun.study, step.closed)
+        for post in step.posted:
+            if (round_id, post.number) in self.outbox:
+                raise inconsistent(round_id, f"has a message {post.number} already")
+            self.outbox[round_id, post.number] = post
+        self.ledger += step.ledger
+
+
+class VolatileStore:
+    """See `nodes.store.base.Store`."""
+
+    def __init__(self) -> None:
+        self.before: Hook = _nothing
+        """Before anything is changed or read."""
+        self.after: Hook = _nothing
+        """When it has been; what it raises is raised, but the change stays."""
+        self._disk = _Disk()
+        self._open = False
+
+    def copy(self) -> VolatileStore:
+        """A store that holds what this one holds now; not open, and without its hooks."""
+        other = VolatileStore()
+        other._disk = self._disk.copy()
+        return other
+
+    async def open(self) -> None:
+        """See `Store.open`."""
+        await self.before("open")
+        self._open = True
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        self._open = False
+
+    async def commit(self, steps: Sequence[Step]) -> int:
+        """See `Store.commit`."""
+
+        def change() -> int:
+            disk = self._disk.copy()  # a step that does not fit leaves everything as it was
+            disk.counter += 1
+            for step in steps:
+                disk.take(step)
+            self._disk = disk
+            return disk.counter
+
+        return await self._do("commit", change)
+
+    async def counter(self) -> int:
+        """See `Store.counter`."""
+        return await self._do("counter", lambda: self._disk.counter)
+
+    async def delivered(self, messages: Sequence[tuple[bytes, int]]) -> None:
+        """See `Store.delivered`."""
+
+        def change() -> None:
+            for message in messages:
+                self._disk.outbox.pop(message, None)
+
+        await self._do("delivered", change)
+
+    async def open_rounds(self) -> list[OpenRound]:
+        """See `Store.open_rounds`."""
+        return await self._do(
+            "open_rounds",
+            lambda: [
+                OpenRound(round_id, begun, events, tuple(self._disk.posted(round_id).values()))
+                for round_id, (begun, events) in self._disk.open.items()
+            ],
+        )
+
+    async def left_over(self) -> list[tuple[bytes, Posted]]:
+        """See `Store.left_over`."""
+        return await self._do(
+            "left_over",
+            lambda: [(round_id, post) for (round_id, _), post in self._disk.outbox.items() if round_id not in self._disk.open],
+        )
+
+    async def closed_rounds(self, limit: int) -> list[ClosedRound]:
+        """See `Store.closed_rounds`."""
+        return await self._do("closed_rounds", lambda: list(islice(reversed(self._disk.closed.values()), limit)))
+
+    async def find_closed(self, round_id: bytes) -> ClosedRound | None:
+        """See `Store.find_closed`."""
+        return await self._do("find_closed", lambda: self._disk.closed.get(round_id))
+
+    async def ledger(self, since: float, limit: int) -> list[LedgerLine]:
+        """See `Store.ledger`."""
+        return await self._do(
+            "ledger",
+            lambda: sorted((line for line in self._disk.ledger if line.at >= since), key=lambda line: line.at)[:limit],
+        )
+
+    async def keep_key(self, key: KeptKey) -> None:
+        """See `Store.keep_key`."""
+        await self._do("keep_key", lambda: self._disk.keys.update({key.key_id: key}))
+
+    async def keys(self) -> list[KeptKey]:
+        """See `Store.keys`."""
+        return await self._do("keys", lambda: list(self._disk.keys.values()))
+
+    async def erase_key(self, key_id: bytes) -> None:
+        """See `Store.erase_key`."""
+        await self._do("erase_key", lambda: self._disk.keys.pop(key_id, None))
+
+    async def erase_before(self, at: float, study: str | None = None) -> int:
+        """See `Store.erase_before`."""
+
+        def is_old(of: str, time: float) -> bool:
+            return time < at and study in (None, of)
+
+        def change() -> int:
+            disk = self._disk
+            old = [round_id for round_id, ended in disk.closed.items() if is_old(ended.study, ended.closed.at)]
+            for round_id in old:
+                del disk.closed[round_id]
+                disk.call_back(round_id)
+            lines = len(disk.ledger)
+            disk.ledger = [line for line in disk.ledger if not is_old(line.study, line.at)]
+            return len(old) + lines - len(disk.ledger)
+
+        return await self._do("erase_before", change)
+
+    async def _do(self, method: str, act: Callable[[], T]) -> T:
+        if not self._open:
+            raise StoreError("closed", "the store is not open")
+        await self.before(method)
+        result = act()
+        await self.after(method)
+        return result
