@@ -38,6 +38,8 @@ from mpc.study import Statistic, Study, Variable
 from mpc.wire import decode, encode
 from nodes.transport.https import HttpsTransport
 from pki.authority import Authority
+from pki.node import load_node_key
+from pki.trust import TrustStore
 
 _LEAST_RUNS = 3
 _SECONDS_A_PART = 0.2
@@ -149,11 +151,11 @@ async def _request_parts(small: bytes, large: bytes, patients: int) -> list[Part
         for role, who in ((Role.HOSPITAL, "hospital"), (Role.PATIENT, "patient")):
             identity = Identity("benchmark", role, who)
             files = authority.issue_node(identity, (), ("127.0.0.1",), time.time(), out=folder)
+            trust = TrustStore([authority.certificate.der])
             transport = HttpsTransport(
                 "127.0.0.1:0",
-                key_file=files.key,
-                certificate_file=files.certificate,
-                roots=(authority.certificate.der,),
+                proof=load_node_key(files.key, files.certificate, trust, time.time(), identity),
+                roots=trust.roots,
                 roles=frozenset(Role),
             )
             await transport.start(_accept)

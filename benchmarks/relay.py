@@ -59,8 +59,7 @@ class Node:
         self.transport = RelayedTransport(
             Identity(CONSORTIUM, Role.RELAY, RELAY),
             self.url,
-            key_file=files / f"{name}.key",
-            certificate_file=files / f"{name}.crt",
+            proof=key,
             roots=trust.roots,
             check_peer=None,
             limits=Limits(),

@@ -4,6 +4,7 @@
     |-- UserError            a person's mistake: says what is wrong, where, and what to do
     |   |-- UsageError       the command line                                        exit 2
     |   |-- IdentityError    a key or certificate that is refused                    exit 77
+    |   |   `-- RevokedError because its authority has taken it back
     |   `-- ConfigError      configuration, study, policy or local data              exit 78
     |       |-- StudyError   a study that cannot be run as it is written
     |       `-- DataError    a value that a study cannot take
@@ -44,6 +45,14 @@ class IdentityError(UserError):
     """A key or certificate that is missing, unreadable, too readable, expired, of the wrong role or not trusted."""
 
     exit_status = 77
+
+
+class RevokedError(IdentityError):
+    """A certificate that its authority has taken back, or whose authority was itself taken back. `node` is whose, as a URI."""
+
+    def __init__(self, text: str, node: str) -> None:
+        super().__init__(text)
+        self.node = node
 
 
 class ConfigError(UserError):

@@ -81,13 +81,6 @@ class Credential:
     authority: bytes
     """SHA-256 of the DER of the trusted root that the chain ends in."""
 
-    def check_time(self, now: float) -> None:
-        """Raises IdentityError outside the validity of the certificate. `now` is Unix seconds."""
-        if now < self.not_before:
-            raise IdentityError(f"the certificate of {self.identity} is not valid yet; check the clocks of both machines")
-        if now > self.not_after:
-            raise IdentityError(f"the certificate of {self.identity} has expired; issue a new one with 'cohortium pki issue'")
-
 
 class Trust(Protocol):
     """Verifies certificate chains. `pki.trust` is the real one; `mpc` only asks."""

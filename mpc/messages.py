@@ -74,6 +74,8 @@ class AbortCode(StrEnum):
     """The total is not one that honest members can produce; nothing is released."""
     UNDELIVERABLE = "undeliverable"
     """A member finally refuses a message that the round needs."""
+    REVOKED = "member-revoked"
+    """A member's certificate, or the hospital's, was revoked while the round was open."""
     CANCELLED = "cancelled"
     """A person at the hospital ended the round."""
 

@@ -12,12 +12,17 @@ import click
 from mpc.errors import CohortiumError
 
 _COMMANDS = {
+    "audit": "Show, verify and export what a node decided and refused.",
+    "config": "Show what a configuration may say, as a JSON schema.",
     "doctor": "Check a node's configuration, keys, peers and machine.",
+    "enroll": "Get a node's certificate for a token, and all that its daemon needs.",
     "erase": "Delete what a running daemon keeps of old rounds.",
     "hospital": "Run a hospital's daemon.",
+    "init": "Make a consortium: an authority, and a directory for each node.",
+    "keys": "Rotate the encryption key of a running daemon.",
     "log": "Change the level of a running daemon's log.",
     "patient": "Run a patient's daemon.",
-    "pki": "Make an authority, issue certificates, look at them and check them.",
+    "pki": "Make an authority; issue, renew, revoke and check certificates.",
     "relay": "Run a relay's daemon.",
     "round": "Open rounds at a running hospital, and look at them.",
     "status": "Ask a running daemon how it is.",

@@ -9,6 +9,8 @@ import time
 from abc import abstractmethod
 from typing import ClassVar
 
+from aiohttp import web
+
 from mpc.credentials import Credentials
 from mpc.identity import Identity, Role
 from mpc.result import Result
@@ -18,26 +20,31 @@ from mpc.rounds.events import Event as RoundEvent
 from mpc.rounds.machine import Machine
 from mpc.study import Study
 from mpc.wire import Struct, decode, encode
+from nodes.admin.api import json_response
+from nodes.admin.audit import add_audit_routes
 from nodes.admin.erase import add_erase_route
 from nodes.config import HospitalConfig, PatientConfig
 from nodes.driver import Driver
 from nodes.journal import Beginning
 from nodes.keys import Keys
 from nodes.ledger import Ledger
+from nodes.loaded import Loaded
 from nodes.log import Event
 from nodes.rounds import New, Rounds
-from nodes.service import COMMON_RESTART_KEYS, Loaded, Service
+from nodes.service import COMMON_RESTART_KEYS, Service
 from nodes.state import load_state
 from nodes.store.base import OpenRound, StoreError
 from nodes.transport.choose import node_transport
+from nodes.transport.tls import CheckPeer
 from nodes.vitals import RoundPhases
-from pki.trust import check_leaf
 
 Config = HospitalConfig | PatientConfig
 RESTART_KEYS = (*COMMON_RESTART_KEYS, "storage_key", "topology", "relay", "proxy")
 
 
 DAY = 24 * 3600
+_ERASE_SECONDS = 3600.0
+_CHORE_SECONDS = 1.0
 
 
 class KeptResult(Struct, frozen=True):
@@ -63,19 +70,29 @@ class Daemon(Service[Config]):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         loaded = self._loaded
-        self.credentials = Credentials(loaded.trust)
+        self.credentials = Credentials(loaded.trust, loaded.trust.without_lists())
         self.state = load_state(self.identity, config.state, config.store, config.storage_key)
         self.store = self.state.store
-        self.keys = self._keys_of(loaded)
+        self.keys = Keys(
+            loaded.node_key,
+            self.store,
+            self.state.storage_key,
+            lambda: self._loaded.config.encryption_keys,
+            self.metrics,
+            self.log,
+            loaded.former,
+        )
         self.ledger = Ledger()
         self.transport = node_transport(
             config,
+            proof=loaded.node_key,
             roots=loaded.trust.roots,
             roles=self.speaks_with,
-            check_peer=check_leaf,
+            check_peer=self.care.check_peer,
             count=self._refused,
             log=self.log,
             keyring=lambda: self.keys.keyring,
+            routes=self.routes,
         )
         rounds = Rounds(
             self.identity,
@@ -98,6 +115,7 @@ class Daemon(Service[Config]):
             at_hand=self.at_hand,
             resumed=self.resumed,
             observe=self.observe,
+            audit=self.audit,
             metrics=self.metrics,
             log=self.log,
         )
@@ -108,6 +126,9 @@ class Daemon(Service[Config]):
             "cohortium_outbox_oldest_seconds", "Age of the oldest of them; 0 with none.", read=outbox.oldest_seconds
         )
         add_erase_route(self.admin, self)
+        add_audit_routes(self.admin, self.store, lambda: self._loaded.node_key)
+        self.admin.app.router.add_post("/v1/keys/rotate", self._post_rotate)
+        self._chores_due = asyncio.Event()
         self._chores: asyncio.Task[None] | None = None
 
     @abstractmethod
@@ -171,6 +192,7 @@ class Daemon(Service[Config]):
             case Submitted():
                 self.log.info(Event.SUBMITTED, round=name, study=effect.study, members=[member.name for member in effect.members])
             case Ended():
+                self._chores_due.set()
                 self.log.info(
                     Event.ROUND_ENDED,
                     round=name,
@@ -188,6 +210,7 @@ class Daemon(Service[Config]):
             "messages_on_their_way": outbox.depth(),
             "oldest_message_seconds": round(outbox.oldest_seconds(), 1),
             "unreachable": {node.name: trouble for node, trouble in sorted(outbox.troubles.items())},
+            "encryption_keys": self.keys.status(),
         }
 
     def not_ready(self) -> list[str]:
@@ -203,6 +226,10 @@ class Daemon(Service[Config]):
         except (TimeoutError, RuntimeError):  # RuntimeError: there is no such thread any more
             return False
         return True
+
+    def close_refused(self, check_peer: CheckPeer) -> int:
+        """See `Service.close_refused`."""
+        return self.transport.close_refused(check_peer)
 
     def connections(self) -> int:
         """See `Service.connections`."""
@@ -221,6 +248,7 @@ class Daemon(Service[Config]):
         await self.keys.open()
         await self.recall()
         await self.driver.start()
+        await self.audit.begin(self.store)  # not before the driver has looked at the store's counter
         self._chores = asyncio.create_task(self._do_chores())
         await self.transport.start(self.driver.receive)
 
@@ -234,26 +262,28 @@ class Daemon(Service[Config]):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
                 await self.transport.stop()
+        await self.audit.end()
         await self.store.close()
         self.state.round_keys.close()
         self.state.guard.close()
 
     async def swap(self, fresh: Loaded[Config]) -> None:
         """See `Service.swap`. The step is one of the protocol thread, between two transitions."""
-        keys = self.keys
-        if fresh.node_key.chain != self._loaded.node_key.chain:
-            keys = self._keys_of(fresh)
-            await keys.open()
-        files = fresh.config.identity
-        self.transport.reload(files.key, files.certificate, fresh.trust.roots)
+        renewed = fresh.node_key.chain != self._loaded.node_key.chain
+        key = await self.keys.make(fresh.node_key) if renewed else None
+        self.transport.reload(fresh.node_key, fresh.trust.roots)
         authorities = frozenset(hashlib.sha256(root).digest() for root in fresh.trust.roots)
 
         def swap() -> None:
-            self.credentials.replace_trust(fresh.trust, authorities)
-            self._loaded, self.keys = fresh, keys
+            self.credentials.replace_trust(fresh.trust, authorities, fresh.trust.without_lists())
+            self._loaded = fresh
+            if key is not None:
+                self.keys.adopt(key)
             self.use(fresh.config)
 
         await self.driver.on_thread(swap)
+        await self.driver.tell_revoked()
+        self._chores_due.set()
 
     async def erase(self, older_than_days: int, study: str | None = None) -> int:
         """Deletes what is kept of rounds that ended so long ago, of one study if it is given. Returns how many rows.
@@ -270,20 +300,29 @@ class Daemon(Service[Config]):
     def forget(self, before: float, study: str | None) -> None:
         """Takes what the store has erased out of memory."""
 
-    def _keys_of(self, loaded: Loaded[Config]) -> Keys:
-        return Keys(loaded.node_key, self.store, self.state.storage_key, self.log)
+    async def _post_rotate(self, _request: web.Request) -> web.Response:
+        """POST /v1/keys/rotate: a new encryption key, now."""
+        await self.keys.rotate()
+        self._chores_due.set()
+        return await json_response(self.keys.status())
 
     async def _do_chores(self) -> None:
-        """A new encryption key each day; erases keys that no round needs, and what is older than it may be."""
+        """Looks after the encryption keys, also when a round has ended that may have needed one; erases what is too old."""
+        loop = asyncio.get_running_loop()
+        looked = float("-inf")
         while True:
+            self._chores_due.clear()
             try:
-                if self.keys.is_due():
-                    await self.keys.rotate()
-                await self.keys.erase_unneeded(await self.driver.on_thread(self.driver.rounds.key_ids))
-                await self.erase(self._loaded.config.keep_days)
+                await self.keys.tend(await self.driver.on_thread(self.driver.rounds.key_ids))
+                if loop.time() - looked >= _ERASE_SECONDS:
+                    looked = loop.time()
+                    await self.erase(self._loaded.config.keep_days)
             except StoreError as error:
                 self.log.error(Event.STORE_FAILED, reason=error.reason, detail=str(error))
-            await asyncio.sleep(max(1.0, self.keys.due()))
+            await asyncio.sleep(_CHORE_SECONDS)  # what comes meanwhile is one chore
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.keys.due()):
+                    await self._chores_due.wait()
 
 
 def _nothing() -> None:

@@ -20,22 +20,23 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from mpc.errors import CohortiumError, ConfigError, IdentityError, TemporaryError
 from mpc.identity import Identity, Role
 from mpc.keys import CLOCK_SKEW
 from nodes.admin.client import AdminClient
-from nodes.config import HospitalConfig, PatientConfig, RelayConfig, check_hospital, check_patient, check_relay, identity_of
+from nodes.config import HospitalConfig, PatientConfig, RelayConfig, check_hospital, check_patient, check_relay
 from nodes.fields import address
+from nodes.loaded import Loaded, load
 from nodes.store.open import FILE
 from nodes.store.sealing import StorageKey, credentials_directory
 from nodes.transport.inbox import PATH
 from nodes.transport.tls import NodeContext, client_context
 from nodes.yaml_struct import examine
 from pki.certificate import utc
-from pki.node import NodeKey, load_node_key
-from pki.trust import TrustStore, check_leaf
+from pki.node import NodeKey
 
 Config = HospitalConfig | PatientConfig | RelayConfig
 
@@ -89,23 +90,22 @@ async def look_over(path: Path) -> AsyncIterator[Check]:
         return
     yield Check("configuration", Verdict.OK, f"{path} is complete")
     yield _permissions(path, config)
-    trust = None
+    loaded = None
     try:
-        trust = TrustStore.load(*config.identity.authorities)
-        key = load_node_key(config.identity.key, config.identity.certificate, trust, time.time(), identity_of(config))
+        loaded = load(config)
     except CohortiumError as error:
-        trust = None
         yield Check("keys", Verdict.FAIL, str(error))
     else:
-        yield Check("keys", Verdict.OK, f"key, certificate and authorities belong together, for {key.identity}")
-        yield _certificate(key)
+        yield _keys(loaded)
+        yield _certificate(loaded.node_key)
+        yield _revocation(loaded)
     yield _clock()
     daemon = await _daemon(config)
     yield daemon
     yield await _store(config, runs=daemon.runs)
     yield _disk(config)
-    if trust is not None:
-        async for check in _peers(config, trust):
+    if loaded is not None:
+        async for check in _peers(loaded):
             yield check
 
 
@@ -117,6 +117,26 @@ def _permissions(path: Path, config: Config) -> Check:
     if holds_values and mode & 0o044:
         return Check("permissions", Verdict.WARN, f"{path} holds values and others may read it; run: chmod go-r {path}")
     return Check("permissions", Verdict.OK, f"nobody else may change {path}" + (" or read it" if holds_values else ""))
+
+
+def _keys(loaded: Loaded[Any]) -> Check:
+    if loaded.notes:
+        return Check("keys", Verdict.WARN, "; ".join(text for _, text in loaded.notes))
+    return Check("keys", Verdict.OK, f"key, certificate and authorities belong together, for {loaded.node_key.identity}")
+
+
+def _revocation(loaded: Loaded[Any]) -> Check:
+    """How old the lists are that the node keeps; none at all is no fault, as an authority need not make any."""
+    rules, now = loaded.config.revocation, time.time()
+    lists = sorted((listed.revocations for listed in loaded.trust.lists), key=lambda found: found.next_update)
+    if not lists:
+        return Check("revocation", Verdict.OK, "no revocation list is known here, so nobody is revoked")
+    oldest = lists[0]
+    text = f"{oldest}, is good until {utc(oldest.next_update)}"
+    if now <= oldest.next_update + rules.warn_after:
+        return Check("revocation", Verdict.OK, text)
+    verdict = Verdict.FAIL if now > oldest.next_update + rules.refuse_after else Verdict.WARN
+    return Check("revocation", verdict, f"{text}; have the authority make a new one, and see why this node does not get it")
 
 
 def _certificate(key: NodeKey) -> Check:
@@ -232,12 +252,13 @@ def peers_of(config: Config) -> dict[Identity, str]:
     return {peer: url for peer, url in peers.items() if urlsplit(url).scheme == "https"}
 
 
-async def _peers(config: Config, trust: TrustStore) -> AsyncIterator[Check]:
+async def _peers(loaded: Loaded[Any]) -> AsyncIterator[Check]:
+    config: Config = loaded.config
     if isinstance(config, PatientConfig) and config.proxy is not None:
         yield Check("peers", Verdict.WARN, "not met: this node reaches them through a proxy; its log tells how that goes")
         return
-    files = config.identity
-    context = client_context(files.key, files.certificate, trust.roots, check_leaf)
+    trust = loaded.trust
+    context = client_context(loaded.node_key, trust.roots, lambda chain: trust.verify(chain, time.time()).identity)
     room = asyncio.Semaphore(_PEERS_AT_ONCE)
 
     async def meet(peer: Identity, url: str) -> Check:

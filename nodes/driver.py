@@ -47,8 +47,9 @@ from nodes.journal import RoundLost
 from nodes.log import Event, Logger, place
 from nodes.metrics import Registry
 from nodes.outbox import Delivery, Outbox
-from nodes.rounds import LOST, STORE, Arrived, Happened, New, Outcome, Pending, Rounds
-from nodes.store.base import Closed, OpenRound, Posted, Step, Store, StoreError
+from nodes.rounds import LOST, STORE, Arrived, Happened, New, Outcome, Pending, Rounds, closing_step
+from nodes.store.audit import AuditEvent, audit_line
+from nodes.store.base import OpenRound, Posted, Step, Store, StoreError
 from nodes.store.counter import BackupGuard
 from nodes.store.round_keys import RoundKeys
 from nodes.transport.base import Transport
@@ -63,6 +64,8 @@ _STORE_RETRY_SECONDS = 1.0
 _NOTE_SECONDS = 0.5
 _FOLLOW_SECONDS = 0.2
 _REMEMBERED = 256
+_FAULTS = frozenset({Answer.REJECTED, Answer.REFUSED, Answer.UNOPENABLE})
+"""Answers to what should not have been sent; the others are for what came too early or too late."""
 
 T = TypeVar("T")
 A = TypeVarTuple("A")
@@ -75,6 +78,8 @@ Observer = Callable[[bytes, Effect], None]
 """Hears what people want to know: Decided, Progressed, Submitted, Released, Ended."""
 Resumed = Callable[[OpenRound, Machine], None]
 """Hears of each kept round that goes on, before the observer hears of it."""
+Audit = Callable[..., None]
+"""Takes an event and its content into the audit log."""
 Resolve = Callable[[Identity, str], str]
 """The https URL of a node: the one that configuration names, else the one that it announced."""
 
@@ -110,6 +115,7 @@ class Driver:
         at_hand: AtHand = lambda _study: False,
         resumed: Resumed,
         observe: Observer,
+        audit: Audit = lambda *_, **__: None,
         metrics: Registry,
         log: Logger,
     ) -> None:
@@ -122,6 +128,7 @@ class Driver:
         self._at_hand = at_hand
         self._resumed = resumed
         self._observe = observe
+        self._audit = audit
         self._log = log
         self._received = metrics.counter(
             "cohortium_messages_received_total", "Messages that arrived, by kind and outcome.", ("kind", "outcome")
@@ -168,19 +175,22 @@ class Driver:
             taken = closed.closed.taken
             self.rounds.bury(closed.round_id, frozenset(taken[at : at + 32] for at in range(0, len(taken), 32)))
         kept = await self._store.open_rounds()
+        if restored_from_copy:
+            await self._store.record([audit_line(time.time(), AuditEvent.RESTORED, rounds=len(kept))])
+            self._counter = await self._store.counter()
         if restored_from_copy and kept:
             self._log.warning(Event.STORE_RESTORED, rounds=len(kept))
-            await self._burn([one.round_id for one in kept], "this node was restored from an older copy of its store")
+            await self._burn(kept, "this node was restored from an older copy of its store")
             kept = []
         # Only now: a crash before the rounds were burnt must not make the copy look like the original.
         self._guard.keep(self._counter, wait=True)
-        lost: list[bytes] = []
+        lost: list[OpenRound] = []
         for one in kept:
             try:
                 pending = await self.on_thread(self.rounds.rebuild, one)
             except RoundLost as error:
                 self._log.warning(Event.ROUND_LOST, round=one.round_id.hex(), reason=str(error))
-                lost.append(one.round_id)
+                lost.append(one)
                 continue
             self._log.info(Event.ROUND_RESUMED, round=one.round_id.hex(), study=one.begun.study)
             self._resumed(one, pending.machine)
@@ -196,6 +206,7 @@ class Driver:
         for round_id, posted in await self._store.left_over():
             self._post(round_id, posted)
         self._open.set(len(self.rounds))
+        await self.tell_revoked()
         self._pump_task = asyncio.create_task(self._pump())
 
     async def stop(self, seconds: float) -> None:
@@ -245,6 +256,11 @@ class Driver:
     def tell(self, round_id: bytes, event: RoundEvent) -> None:
         """Something happened to a round, if it is still open."""
         self._put(_Job(Happened(round_id, event), None))
+
+    async def tell_revoked(self) -> None:
+        """Others may be revoked by now: the rounds in which they take part hear of it."""
+        for happened in await self.on_thread(self.rounds.revoked, time.time()):
+            self._put(_Job(happened, None))
 
     def _delivered(self, delivery: Delivery, answer: Answer | None) -> None:
         if answer not in (Answer.ACCEPTED, None):
@@ -419,23 +435,23 @@ class Driver:
                     self._resume(await self.on_thread(self.rounds.rebuild, kept[round_id]))
                 except RoundLost as error:
                     self._log.warning(Event.ROUND_LOST, round=round_id.hex(), reason=str(error))
-                    await self._burn([round_id], "it could not be rebuilt from what was kept")
+                    await self._burn([kept[round_id]], "it could not be rebuilt from what was kept")
             else:  # it was to begin with the event that could not be kept
                 try:
                     await self.on_thread(self._keys.destroy, round_id)
                 except StoreError as error:  # nothing was sealed with it that is kept; the next start tries again
                     self._store_failed(error)
             self._stale.discard(round_id)
+        await self.tell_revoked()
 
-    async def _burn(self, round_ids: Sequence[bytes], why: str) -> None:
+    async def _burn(self, kept: Sequence[OpenRound], why: str) -> None:
         """Ends rounds without another message: their secrets are destroyed, the others notice at their deadlines."""
-        now = time.time()
-        steps = [Step(one, called_back=True, closed=Closed(now, ABORTED, LOST, b"")) for one in round_ids]
-        self._counter = await self._store.commit(steps)
-        self._follow(round_ids)
-        for round_id in round_ids:
-            await self.on_thread(self.rounds.bury, round_id, frozenset())
-            self._act(Outcome(round_id, [StopSending(), Ended(ABORTED, LOST, detail=why)]))
+        now, ended = time.time(), Ended(ABORTED, LOST, detail=why)
+        self._counter = await self._store.commit([closing_step(now, one.round_id, one.begun.study, ended) for one in kept])
+        self._follow([one.round_id for one in kept])
+        for one in kept:
+            await self.on_thread(self.rounds.bury, one.round_id, frozenset())
+            self._act(Outcome(one.round_id, [StopSending(), ended]))
 
     def _resume(self, pending: Pending) -> None:
         if pending.read is not None:
@@ -474,6 +490,8 @@ class Driver:
             self._log.error(Event.FAILED, round=outcome.round_id.hex(), error=outcome.failure)
         elif outcome.reason:
             self._log.debug(Event.MESSAGE_REFUSED, **_about(outcome), reason=outcome.reason)
+            if outcome.answer in _FAULTS:
+                self._audit(AuditEvent.REFUSED, what="message", **_about(outcome), reason=outcome.reason)
         self._open.set(len(self.rounds))
 
     def _do(self, round_id: bytes, effect: Effect, posted: Posted | None, *, last: bool) -> None:

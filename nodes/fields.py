@@ -16,10 +16,16 @@ from nodes.yaml_struct import Problem, checked
 
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?):([0-9]{1,5})", re.ASCII)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
+_URL = f"[Hh][Tt][Tt][Pp][Ss]://{_HOST_PORT.pattern}"
 _MAX_SOCKET_PATH = 107  # bytes of sun_path on Linux, without the closing zero (unix(7))
 RELAY = "relay"
 """In place of a URL: through the relay."""
 _NAME_RULE = "use lower-case letters, digits, '.', '-' and '_', at most 63, a letter or digit first and last"
+
+
+def digest(text: str) -> bytes:
+    """The 32 bytes of a Digest."""
+    return bytes.fromhex(text.removeprefix("sha256:"))
 
 
 def address(text: str) -> tuple[str, int]:
@@ -45,6 +51,13 @@ def _name(text: str) -> Iterator[Problem]:
         Identity("x", Role.PATIENT, text)
     except IdentityError:
         yield Problem((), f"{text!r} is not a name; {_NAME_RULE}")
+
+
+def _node(text: str) -> Iterator[Problem]:
+    try:
+        Identity.parse(f"spiffe://x/{text}")
+    except IdentityError:
+        yield Problem((), f"{text!r} is not a node; write ROLE/NAME, for instance hospital/general")
 
 
 def _listen(text: str) -> Iterator[Problem]:
@@ -105,28 +118,35 @@ def _socket(path: Path) -> Iterator[Problem]:
 
 def _digest(text: str) -> Iterator[Problem]:
     if _DIGEST.fullmatch(text) is None:
-        yield Problem((), "is not the digest of an authority; write sha256: and the 64 hex digits of 'cohortium pki show'")
+        yield Problem((), "is not a digest; write sha256: and the 64 hex digits that 'cohortium pki show' prints")
+
+
+def _whole(pattern: str) -> str:
+    """For a JSON schema, whose patterns may match anywhere."""
+    return f"^(?:{pattern})$"
 
 
 Consortium = Annotated[str, checked(_consortium)]
 """The trust domain of every name in it."""
 Name = Annotated[str, checked(_name)]
 """A node's name within its consortium."""
-Listen = Annotated[str, checked(_listen)]
+NodeName = Annotated[str, checked(_node)]
+"""ROLE/NAME of a node of the same consortium."""
+Listen = Annotated[str, checked(_listen, pattern=_whole(_HOST_PORT.pattern))]
 """HOST:PORT to listen on; see `address`."""
-Url = Annotated[str, checked(_url)]
+Url = Annotated[str, checked(_url, pattern=_whole(_URL))]
 """https://HOST:PORT and nothing more."""
 Endpoints = Annotated[dict[Name, Url], checked(_endpoints)]
 """Where nodes are reached; no two at the same place."""
-Places = Annotated[dict[Name, Annotated[str, checked(_reached)]], checked(_endpoints)]
+Places = Annotated[dict[Name, Annotated[str, checked(_reached, pattern=_whole(f"{_URL}|{RELAY}"))]], checked(_endpoints)]
 """As Endpoints, or RELAY for a node behind the relay."""
-Proxy = Annotated[str, checked(_proxy)]
+Proxy = Annotated[str, checked(_proxy, pattern=_whole(f"http://{_HOST_PORT.pattern}"))]
 """http://HOST:PORT of an HTTP proxy."""
 SocketPath = Annotated[Path, checked(_socket)]
 """Of a Unix socket."""
-Digest = Annotated[str, checked(_digest)]
-"""`sha256:` and the SHA-256 of a certificate's DER in lower-case hex."""
-StoreUrl = Annotated[str, checked(_store_url)]
+Digest = Annotated[str, checked(_digest, pattern=_whole(_DIGEST.pattern))]
+"""`sha256:` and the SHA-256 of a certificate, or of a public key, in DER, in lower-case hex; see `digest`."""
+StoreUrl = Annotated[str, checked(_store_url, pattern="^postgresql://")]
 """A PostgreSQL database; it may hold a password, so it is never repeated in a message."""
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]

@@ -56,7 +56,7 @@ NOT_OPENED = "not-opened"
 _LONGEST_PAUSE = 5.0
 """Seconds between two questions for a key that a patient behind the relay has not published yet; the first are closer."""
 _BEFORE_COLLECT = frozenset({"inviting", "sharing"})
-_MAY_PASS = frozenset({AbortCode.TOO_FEW, AbortCode.MISSING, AbortCode.UNAVAILABLE, AbortCode.UNDELIVERABLE})
+_MAY_PASS = frozenset({AbortCode.TOO_FEW, AbortCode.MISSING, AbortCode.UNAVAILABLE, AbortCode.UNDELIVERABLE, AbortCode.REVOKED})
 
 
 class _Asked(Struct, frozen=True):
@@ -203,9 +203,9 @@ class HospitalDaemon(Daemon):
         return record
 
     async def _open(self, record: RoundRecord, study: Study) -> None:
-        keyring, seed = self.keys.keyring, os.urandom(SEED_BYTES)
         behind = [patient for patient in map(Identity.parse, study.members) if self.config.behind_relay(patient.name)]
         sealed_for = await self._keys_of_patients(behind)
+        keyring, seed = self.keys.keyring, os.urandom(SEED_BYTES)
         machine = self._machine(record.round_id, keyring, seed, study, sealed_for)
         record.opened, record.started = time.time(), time.perf_counter()
         self.log.info(

@@ -28,6 +28,7 @@ from mpc.rounds.events import (
     KeyPublished,
     MessageReceived,
     OpenRound,
+    PeersRevoked,
     Tick,
     Undeliverable,
     ValuesRead,
@@ -104,7 +105,11 @@ class _KeyPublished(Struct, frozen=True, tag=8):
     not_after: int
 
 
-_Record = _Arrived | _Read | _Unavailable | _Ticked | _Undelivered | _Opened | _Cancelled | _KeyPublished
+class _Revoked(Struct, frozen=True, tag=9):
+    nodes: tuple[str, ...]
+
+
+_Record = _Arrived | _Read | _Unavailable | _Ticked | _Undelivered | _Opened | _Cancelled | _KeyPublished | _Revoked
 
 
 class Entry(Struct, frozen=True):
@@ -143,6 +148,8 @@ def _record(event: Event, raw: bytes, peer: str) -> _Record:
         case KeyPublished(key):
             public_key = key.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
             return _KeyPublished(key.node.uri, key.key_id, public_key, key.not_before, key.not_after)
+        case PeersRevoked():
+            return _Revoked(tuple(node.uri for node in event.nodes))
 
 
 def _pack(variable: str, values: Values) -> _Packed:
@@ -181,7 +188,8 @@ def restore(machine: Machine, entries: Sequence[bytes], *, me: Identity, credent
         for raw in entries:
             entry = decode(raw, Entry)
             machine.sealer = _Sealed(entry.sealed)
-            effects.append(machine.handle(_event(entry.event, me, credentials, max_message, entry.now), entry.now))
+            with credentials.in_the_past():
+                effects.append(machine.handle(_event(entry.event, me, credentials, max_message, entry.now), entry.now))
             times.append(entry.now)
             machine.sealed.clear()
             if str(machine.state) != entry.state:
@@ -221,6 +229,8 @@ def _event(record: _Record, me: Identity, credentials: Credentials, max_message:
             assert isinstance(public_key, rsa.RSAPublicKey), "nothing else is kept"
             key = WrappingKey(Identity.parse(record.node), record.key_id, public_key, record.not_before, record.not_after)
             return KeyPublished(key)
+        case _Revoked():
+            return PeersRevoked(tuple(map(Identity.parse, record.nodes)))
 
 
 class _Sealed:

@@ -6,7 +6,8 @@ from collections import deque
 
 from mpc.disclosure import RATE_WINDOW
 
-_MOST = 10_000
+MOST_DECISIONS = 10_000
+"""Decisions of the last minute that are counted."""
 
 
 class Ledger:
@@ -14,7 +15,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._open: set[bytes] = set()
-        self._decided: deque[float] = deque(maxlen=_MOST)
+        self._decided: deque[float] = deque(maxlen=MOST_DECISIONS)
 
     def decided(self, at: float) -> None:
         """An invitation was decided on."""

@@ -62,6 +62,8 @@ class Event(StrEnum):
     STOPPING = "stopping"
     STOPPED = "stopped"
     FAILED = "failed"
+    KEY_MADE = "key-made"
+    """The next encryption key; it is published when its time comes."""
     KEY_ROTATED = "key-rotated"
     """A new encryption key is published from now on."""
     KEY_ERASED = "key-erased"
@@ -100,6 +102,39 @@ class Event(StrEnum):
     RELAY_UNREACHABLE = "relay-unreachable"
     """Nothing can be fetched from the relay; it goes on trying."""
     RELAY_REACHED = "relay-reached"
+    ENROLLED = "enrolled"
+    """This node's authority gave a certificate for a token."""
+    ENROLMENT_REFUSED = "enrolment-refused"
+    """Somebody at the enrolment address got none; `outcome` is a slug."""
+    RENEWAL_GRANTED = "renewal-granted"
+    """This node's authority renewed the certificate of another node."""
+    RENEWAL_REFUSED = "renewal-refused"
+    IDENTITY_RENEWED = "identity-renewed"
+    """This node has a new key and certificate, and shows them on new connections."""
+    IDENTITY_PASSED_OVER = "identity-passed-over"
+    """Of the configured key and certificate and those that the node got itself, one pair cannot be used; the other is."""
+    IDENTITY_LOST = "identity-lost"
+    """This node's certificate has ended or was revoked: it stops."""
+    RENEWAL_FAILED = "renewal-failed"
+    """The next certificate could not be had; it is tried again."""
+    CERTIFICATE_ENDING = "certificate-ending"
+    """Two thirds of the certificate's life are over, and nobody is named who renews it."""
+    CLOCK_BEHIND = "clock-behind"
+    """The authority's clock is ahead of this machine's."""
+    REVOCATIONS_TAKEN = "revocations-taken"
+    """A newer revocation list is obeyed."""
+    REVOCATIONS_REFUSED = "revocations-refused"
+    """A list is older, of a stranger, damaged or too large; the one before is obeyed."""
+    REVOCATIONS_UNREACHABLE = "revocations-unreachable"
+    """Newer lists cannot be asked for; it goes on trying."""
+    REVOCATIONS_OLD = "revocations-old"
+    """A list should have had a successor long ago."""
+    REVOCATIONS_NOT_KEPT = "revocations-not-kept"
+    """The newest lists could not be written to the state directory; they are obeyed all the same."""
+    CONNECTIONS_CUT = "connections-cut"
+    """Peers that are not believed any more lost the connections that they had."""
+    AUDIT_TAMPERED = "audit-tampered"
+    """The end of the audit log is not as this node has left it: somebody else has written to its store."""
     MAIL_EXPIRED = "mail-expired"
     """Messages that nobody fetched in time were deleted."""
     LIBRARY = "library"
@@ -138,9 +173,10 @@ def configure(level: Level = "info", format: Format = "auto", stream: TextIO | N
 
 
 class Thinned:
-    """Lets one line through of many alike: at most one a second and reason. Reasons are fixed slugs, so there are few."""
+    """Lets one line through of many alike: at most one a reason in so many seconds. Reasons are fixed slugs, so there are few."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = _THIN_SECONDS) -> None:
+        self._seconds = seconds
         self._lines: dict[str, tuple[float, int]] = {}
         """By reason: when the last line was let through, and how many were left out since."""
 
@@ -148,11 +184,16 @@ class Thinned:
         """How many lines were left out since the last one; None when this one is to be left out as well."""
         now = time.monotonic()
         last, left_out = self._lines.get(reason, (-math.inf, 0))
-        if now - last < _THIN_SECONDS:
+        if now - last < self._seconds:
             self._lines[reason] = (last, left_out + 1)
             return None
         self._lines[reason] = (now, 0)
         return left_out
+
+
+def scrubbed(content: Mapping[str, object]) -> dict[str, object]:
+    """What logs are made of, and the type of everything else in its place."""
+    return {key: _safe(value) for key, value in content.items()}
 
 
 def place(error: BaseException) -> str:

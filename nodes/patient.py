@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -22,9 +23,10 @@ from mpc.study import Study
 from nodes.config import PatientConfig
 from nodes.daemon import Config, Daemon
 from nodes.journal import Beginning, RoundLost
-from nodes.ledger import OpenLedger
+from nodes.ledger import MOST_DECISIONS, OpenLedger
 from nodes.log import Event, place
 from nodes.rounds import New
+from nodes.store.audit import AuditEvent
 
 
 class PatientDaemon(Daemon):
@@ -47,6 +49,12 @@ class PatientDaemon(Daemon):
         if node == self.policy.hospital:
             return self.config.hospital_url
         return self.config.peers.get(node.name, announced)
+
+    async def recall(self) -> None:
+        """The invitations of the last minute: an end and a start do not make room for more."""
+        for kept in await self.store.audit(0, MOST_DECISIONS, since=time.time() - disclosure.RATE_WINDOW):
+            if kept.line.event in (AuditEvent.CONSENTED, AuditEvent.DECLINED):
+                self.ledger.decided(kept.line.at)
 
     def new_round(self, message: Admitted) -> New | None:
         """A round that begins with an Invitation."""

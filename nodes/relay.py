@@ -10,20 +10,26 @@ from typing import ClassVar
 from mpc.credentials import Credentials
 from mpc.identity import Identity
 from mpc.mailbox import Quota, Rules, Verdict
+from nodes.admin.audit import add_audit_routes
 from nodes.config import RelayConfig
+from nodes.loaded import Loaded
 from nodes.log import Event, Thinned
-from nodes.service import COMMON_RESTART_KEYS, Loaded, Service
+from nodes.service import COMMON_RESTART_KEYS, Service
+from nodes.store.audit import AuditEvent
 from nodes.store.base import StoreError
 from nodes.store.mail import Depth, mail_store
+from nodes.transport.guard import proved_peer
 from nodes.transport.listener import Listener
 from nodes.transport.mailroom import Mailroom
-from nodes.transport.tls import NodeContext, server_context
-from pki.trust import check_leaf
+from nodes.transport.tls import CheckPeer, NodeContext, is_refused, server_context
 
 _LOOK_SECONDS = 2.0
 """How old the depth in status and metrics may be."""
 _SWEEP_SECONDS = 60.0
 """How often messages that are too old are deleted; they are not handed out in the meantime."""
+_ERASE_SECONDS = 3600.0
+"""How often lines of the audit log that are older than `keep_days` are erased."""
+_DAY = 24 * 3600.0
 _ANSWER_SECONDS = 30.0
 """A store that takes longer to be looked at counts as failed."""
 _TROUBLE_SECONDS = 15.0
@@ -71,8 +77,10 @@ class RelayDaemon(Service[RelayConfig]):
             count=self._refused,
             posted=self._note_posted,
             store_failed=self._store_failed,
+            routes=self.routes,
         )
-        self.listener = Listener(config.listen, _context(self._loaded), limits, self._refused)
+        self.listener = Listener(config.listen, self._context(self._loaded), limits, self._refused, proved_peer)
+        add_audit_routes(self.admin, self.store, lambda: self._loaded.node_key)
         self._measure()
 
     def status(self) -> dict[str, object]:
@@ -90,6 +98,10 @@ class RelayDaemon(Service[RelayConfig]):
         """See `Service.not_ready`."""
         return super().not_ready() + ([f"the store fails: {self._trouble}"] if self._trouble else [])
 
+    def close_refused(self, check_peer: CheckPeer) -> int:
+        """See `Service.close_refused`. A relay opens no connection to those that it serves."""
+        return self.listener.cut(lambda transport: is_refused(transport, check_peer))
+
     def connections(self) -> int:
         """See `Service.connections`."""
         return self.listener.connections()
@@ -105,6 +117,7 @@ class RelayDaemon(Service[RelayConfig]):
     async def start(self) -> None:
         """See `Service.start`."""
         await self.store.open_boxes(self._loaded.config.mailboxes)
+        await self.audit.begin(self.store)
         self._watching = asyncio.create_task(self._watch())
         await self.listener.start(self.mailroom.handle)
 
@@ -117,11 +130,12 @@ class RelayDaemon(Service[RelayConfig]):
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
+        await self.audit.end()
         await self.store.close()
 
     async def swap(self, fresh: Loaded[RelayConfig]) -> None:
         """See `Service.swap`."""
-        context = _context(fresh)
+        context = self._context(fresh)
         await self.store.open_boxes(fresh.config.mailboxes)
         self._loaded = fresh
         self.listener.context = context
@@ -131,7 +145,7 @@ class RelayDaemon(Service[RelayConfig]):
 
     async def _watch(self) -> None:
         """Looks how much waits, and deletes what is too old."""
-        swept = float("-inf")
+        swept = erased = float("-inf")
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -142,6 +156,9 @@ class RelayDaemon(Service[RelayConfig]):
                         expired = await self.store.expire(time.time() - self._rules.max_age)
                         if expired:
                             self.log.warning(Event.MAIL_EXPIRED, messages=expired)
+                    if loop.time() - erased >= _ERASE_SECONDS:
+                        erased = loop.time()
+                        await self.store.erase_audit(time.time() - self._loaded.config.keep_days * _DAY)
             except TimeoutError:
                 self._store_failed(StoreError("timeout", f"the store did not answer within {_ANSWER_SECONDS:g} s"))
             except StoreError as error:
@@ -164,9 +181,11 @@ class RelayDaemon(Service[RelayConfig]):
         self._posted.inc(outcome=outcome)
         if outcome == Verdict.TAKEN:
             self._trouble = ""
-        elif outcome != Verdict.DUPLICATE and (left_out := self._untaken.due(outcome)) is not None:
+        elif outcome != Verdict.DUPLICATE:
             names = {"sender": sender.name} | ({} if recipient is None else {"recipient": recipient.name})
-            self.log.info(Event.MESSAGE_REFUSED, **names, reason=outcome, left_out=left_out)
+            self.audit(AuditEvent.REFUSED, what="message", **names, reason=outcome)
+            if (left_out := self._untaken.due(outcome)) is not None:
+                self.log.info(Event.MESSAGE_REFUSED, **names, reason=outcome, left_out=left_out)
 
     def _measure(self) -> None:
         metrics = self.metrics
@@ -179,7 +198,5 @@ class RelayDaemon(Service[RelayConfig]):
     def _oldest(self) -> float:
         return 0.0 if self._depth.oldest is None else max(0.0, time.time() - self._depth.oldest)
 
-
-def _context(loaded: Loaded[RelayConfig]) -> NodeContext:
-    files = loaded.config.identity
-    return server_context(files.key, files.certificate, loaded.trust.roots, check_leaf)
+    def _context(self, loaded: Loaded[RelayConfig]) -> NodeContext:
+        return server_context(loaded.node_key, loaded.trust.roots, self.care.check_peer)

@@ -6,9 +6,8 @@ Nothing in here waits, sends or writes to the store: a transition becomes an Out
 from __future__ import annotations
 
 import contextlib
-import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from mpc.credentials import Credentials
@@ -24,6 +23,7 @@ from mpc.rounds.events import (
     Effect,
     Ended,
     MessageReceived,
+    PeersRevoked,
     ReadValues,
     Released,
     Send,
@@ -39,7 +39,8 @@ from mpc.wire import decode, encode
 from nodes.journal import Beginning, RoundLost, restore, write
 from nodes.ledger import Ledger
 from nodes.log import place
-from nodes.store.base import Begun, Closed, LedgerLine, OpenRound, Posted, Step, StoreError
+from nodes.store.audit import AuditEvent, AuditLine, audit_line
+from nodes.store.base import Begun, Closed, OpenRound, Posted, Step, StoreError
 from nodes.store.round_keys import RoundKeys
 from nodes.store.sealing import SealingKey
 
@@ -224,6 +225,15 @@ class Rounds:
         wake = next((effect for effect in reversed(effects) if isinstance(effect, WakeAt)), None)
         return Pending(kept.round_id, machine, machine.unread, wake, effects)
 
+    def revoked(self, now: float) -> list[Happened]:
+        """What is to happen to open rounds in which somebody takes part by a certificate that is revoked by now."""
+        found = []
+        for round_id, entry in self._open.items():
+            gone = [one.identity for one in entry.machine.parties if self._credentials.revoked(one, now)]
+            if gone:
+                found.append(Happened(round_id, PeersRevoked(tuple(gone))))
+        return found
+
     # -- transitions
 
     def _arrive(self, arrived: Arrived, now: float) -> Outcome:
@@ -308,9 +318,11 @@ class Rounds:
         now: float,
     ) -> Step:
         machine = entry.machine
-        posted, ledger, released = [], [], None
+        posted: list[Posted] = []
+        audit: list[AuditLine] = []
+        released: Released | None = None
         closed: Closed | None = None
-        content: dict[str, object]
+        name = round_id.hex()
         for effect in effects:
             match effect:
                 case Send():
@@ -321,16 +333,20 @@ class Rounds:
                     )
                 case Decided():
                     self._ledger.decided(now)
-                    content = {"hospital": effect.hospital.uri, "reason": effect.reason}
-                    ledger.append(_line(now, "decided", effect.study, round_id, content))
+                    said = AuditEvent.DECLINED if effect.reason else AuditEvent.CONSENTED
+                    hospital = effect.hospital.uri
+                    audit.append(audit_line(now, said, effect.study, round=name, hospital=hospital, reason=effect.reason))
                 case Submitted():
-                    content = {"context": effect.context.hex(), "members": [member.uri for member in effect.members]}
-                    ledger.append(_line(now, "submitted", effect.study, round_id, content))
+                    context, members = effect.context.hex(), [member.uri for member in effect.members]
+                    audit.append(
+                        audit_line(now, AuditEvent.SUBMITTED, effect.study, round=name, context=context, members=members)
+                    )
                 case Released():
                     released = effect
+                    context, count = effect.result.context.hex(), effect.result.members
+                    audit.append(audit_line(now, AuditEvent.RELEASED, entry.study, round=name, context=context, members=count))
                 case Ended():
-                    content = {"outcome": effect.outcome, "code": effect.code, "missing": list(effect.missing)}
-                    ledger.append(_line(now, "ended", entry.study, round_id, content))
+                    audit.append(_ended(now, entry.study, round_id, effect))
                     summary, result = self._close(round_id, effect, released)
                     closed = Closed(now, effect.outcome, effect.code, b"".join(machine.seen.values()), result, summary)
         called_back = any(isinstance(effect, StopSending) for effect in effects)
@@ -342,7 +358,7 @@ class Rounds:
         else:
             self.bury(round_id, frozenset(machine.seen.values()))
         machine.sealed.clear()
-        return Step(round_id, None, event_bytes, tuple(posted), called_back, closed, tuple(ledger))
+        return Step(round_id, None, event_bytes, tuple(posted), called_back, closed, tuple(audit))
 
     def _broken(self, what: Arrived | Happened, error: Exception, now: float) -> Outcome:
         round_id = what.round_id if isinstance(what, Happened) else b""
@@ -353,12 +369,20 @@ class Rounds:
         failure = f"{detail} at {place(error)}"
         if round_id not in self._open and not (isinstance(what, Happened) and what.new):
             return Outcome(round_id, [], Answer.GONE, INTERNAL, failure=failure)
-        begun = round_id in self._open  # otherwise there is nothing that the store could close
+        entry = self._open.get(round_id)
         self.bury(round_id, frozenset())
         ended = Ended(ABORTED, INTERNAL, detail="this program failed; its log has the place")
-        step = Step(round_id, called_back=True, closed=Closed(now, ABORTED, INTERNAL, b"")) if begun else None
+        # Of a round that has not begun there is nothing that the store could close.
+        step = closing_step(now, round_id, entry.study, ended) if entry is not None else None
         return Outcome(round_id, [StopSending(), ended], Answer.GONE, INTERNAL, step=step, failure=failure)
 
 
-def _line(now: float, entry: str, study: str, round_id: bytes, content: Mapping[str, object]) -> LedgerLine:
-    return LedgerLine(now, entry, study, json.dumps({"round": round_id.hex(), **content}).encode())
+def closing_step(now: float, round_id: bytes, study: str, ended: Ended) -> Step:
+    """What ends a round whose machine has no say in it any more."""
+    closed = Closed(now, ended.outcome, ended.code, b"")
+    return Step(round_id, called_back=True, closed=closed, audit=(_ended(now, study, round_id, ended),))
+
+
+def _ended(now: float, study: str, round_id: bytes, ended: Ended) -> AuditLine:
+    missing = list(ended.missing)
+    return audit_line(now, AuditEvent.ENDED, study, round=round_id.hex(), outcome=ended.outcome, code=ended.code, missing=missing)

@@ -11,52 +11,47 @@ import ctypes
 import gc
 import os
 import signal
+import ssl
 import sys
 import time
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic
 
 import msgspec
 from aiohttp import web
 
-from mpc.errors import CohortiumError, ConfigError, UsageError
+from mpc.errors import CohortiumError, ConfigError, IdentityError, UsageError
 from mpc.identity import Credential
 from nodes.admin.api import AdminApi, json_response
-from nodes.config import HospitalConfig, PatientConfig, RelayConfig, identity_of
+from nodes.audit import AuditLog
+from nodes.care import Care
+from nodes.config import HospitalConfig, PatientConfig, identity_of
+from nodes.enrolment.desk import Desk, load_authority
+from nodes.enrolment.door import Door, renewal
+from nodes.enrolment.messages import RENEW_PATH, RelayPlace
 from nodes.fields import address
 from nodes.health import HealthServer
+from nodes.loaded import C, Loaded, load
 from nodes.log import Event, Level, Thinned, configure, logger, place
 from nodes.metrics import Registry
 from nodes.notify import Notifier
+from nodes.store.audit import AuditEvent
+from nodes.transport.inbox import Route
+from nodes.transport.tls import CheckPeer, strangers_context
+from nodes.upkeep import REVOCATIONS_PATH
 from nodes.vitals import Vitals
-from pki.node import NodeKey, load_node_key
-from pki.trust import TrustStore
 
-C = TypeVar("C", bound=HospitalConfig | PatientConfig | RelayConfig)
 Read = Callable[[], C]
 """Reads the configuration again, with everything that was said on the command line. Raises ConfigError."""
 
-COMMON_RESTART_KEYS = ("consortium", "name", "listen", "admin", "health", "limits", "state", "store")
+COMMON_RESTART_KEYS = ("consortium", "name", "listen", "admin", "health", "limits", "state", "store", "enrolment", "authority")
 EXIT_FORCED = 1
 """Exit status of a daemon that was told twice to stop."""
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded(Generic[C]):
-    """A configuration and what it names, all of it read and checked."""
-
-    config: C
-    trust: TrustStore
-    node_key: NodeKey
-
-
-def load(config: C) -> Loaded[C]:
-    """Raises IdentityError or ConfigError for keys and certificates that cannot be used now."""
-    identity = config.identity
-    trust = TrustStore.load(*identity.authorities)
-    return Loaded(config, trust, load_node_key(identity.key, identity.certificate, trust, time.time(), identity_of(config)))
+def _door_context(loaded: Loaded[C]) -> ssl.SSLContext:
+    return strangers_context(loaded.node_key)
 
 
 def _settle() -> None:
@@ -81,6 +76,7 @@ class Service(Generic[C]):
         self._loaded = load(config)
         self.identity = identity_of(config)
         self.log = logger(self.identity)
+        self.audit = AuditLog(self.log)
         self.metrics = Registry()
         self.notify = Notifier()
         self.vitals = Vitals(self.metrics, certificate_not_after=lambda: self.credential.not_after, connections=self.connections)
@@ -91,10 +87,29 @@ class Service(Generic[C]):
             "cohortium_connections_refused_total", "Connections and requests turned away, by reason.", ("reason",)
         )
         self._refusals = Thinned()
+        self.routes: dict[str, Route] = {}
+        """What other nodes may ask besides what the node is there for, by path; filled before `start`."""
+        self.desk: Desk | None
+        self.door: Door | None
+        self.desk, self.door = self._enrolment(config)
         self._level: Level = config.log.level
         self._state = "starting"
         self._reloading = asyncio.Lock()
+        self.care = Care(
+            lambda: self._loaded,
+            self._use,
+            self._cut_off,
+            self._reloading,
+            self.desk,
+            audit=self.audit,
+            metrics=self.metrics,
+            log=self.log,
+        )
+        if not isinstance(config, PatientConfig):
+            self.routes[REVOCATIONS_PATH] = self.care.revocations.route(config.limits, self._refused)
         self._reloads: set[asyncio.Task[bool]] = set()
+        self._unfit: IdentityError | None = None
+        """Why this node cannot go on, once it cannot."""
 
     @abstractmethod
     async def open(self) -> None:
@@ -113,6 +128,10 @@ class Service(Generic[C]):
         """Works by `fresh`, which becomes `_loaded`, from now on. What can still be refused comes first; the rest is one step."""
 
     @abstractmethod
+    def close_refused(self, check_peer: CheckPeer) -> int:
+        """Cuts the connections, of either direction, to peers that `check_peer` refuses. Returns how many."""
+
+    @abstractmethod
     def connections(self) -> int:
         """Connections that other nodes have open here."""
 
@@ -129,7 +148,7 @@ class Service(Generic[C]):
         reasons = [] if self._state == "ready" else [self._state]
         if not self.credential.not_before <= time.time() <= self.credential.not_after:
             reasons.append("the certificate is not valid now")
-        return reasons
+        return reasons + self.care.revocations.too_old(time.time())
 
     @property
     def credential(self) -> Credential:
@@ -145,20 +164,27 @@ class Service(Generic[C]):
             "listen": self._loaded.config.place,
             **self.vitals.as_status(),
             "certificate_not_after": self.credential.not_after,
+            "renewal_trouble": self.care.renewal.trouble,
+            "revocation_lists": self.care.revocations.status(),
+            "revocation_trouble": self.care.revocations.trouble,
             "log_level": self._level,
         }
 
     async def run(self, read: Read[C]) -> None:
         """Runs until SIGTERM or SIGINT, then drains and stops in order; the same signal again ends the process at once.
 
-        SIGHUP takes what `read` gives. Raises ConfigError or StoreError when the daemon cannot start.
+        SIGHUP takes what `read` gives. Raises ConfigError or StoreError when the daemon cannot start, and IdentityError when it
+        cannot go on because its certificate has ended or was revoked.
         """
         where = self._loaded.config.place
         self.log.info(Event.STARTING, listen=where, version=self.vitals.version)
         stop = self._handle_signals(read)
         await self.open()
         try:
+            await self._took(self._loaded)
             await self.start()
+            if self.door is not None:
+                await self.door.start()
             if self.health is not None:
                 await self.health.start()
             await self.admin.start()
@@ -167,12 +193,17 @@ class Service(Generic[C]):
             self.log.info(Event.READY, listen=where)
             self.notify.ready(f"listening on {where}")
             watchdog = asyncio.create_task(self._feed_watchdog())
+            care = asyncio.create_task(self._take_care(stop))
             try:
                 await stop.wait()
             finally:
                 watchdog.cancel()
+                care.cancel()
+                await asyncio.gather(care, return_exceptions=True)
         finally:
             await self._drain()
+        if self._unfit is not None:
+            raise self._unfit
 
     # -- stop
 
@@ -203,6 +234,8 @@ class Service(Generic[C]):
         self.log.info(Event.STOPPING, seconds=seconds, messages_waiting=self.waiting())
         self.notify.stopping(f"draining for at most {seconds} s")
         await self.admin.stop()
+        if self.door is not None:
+            await self.door.stop()
         await self.stop(seconds)
         if self.health is not None:
             await self.health.stop()
@@ -225,7 +258,7 @@ class Service(Generic[C]):
             try:
                 fresh = await asyncio.to_thread(lambda: load(read()))
                 self._refuse_restart_keys(fresh.config)
-                await self.swap(fresh)
+                await self._use(fresh)
                 self._set_level(fresh.config.log.level)
             except CohortiumError as error:
                 trouble = str(error)
@@ -236,9 +269,39 @@ class Service(Generic[C]):
                 self.log.error(Event.RELOAD_REFUSED, reason=trouble)
             else:
                 self.log.info(Event.RELOADED)
+                self.audit(AuditEvent.RELOADED, certificate=self.credential.digest.hex())
             now = f"listening on {self._loaded.config.place}"
             self.notify.ready(f"{now}; the last reload was refused, the log says why" if trouble else now)
             return not trouble
+
+    # -- identities
+
+    async def _take_care(self, stop: asyncio.Event) -> None:
+        try:
+            await self.care.run()
+        except* IdentityError as group:
+            self._unfit = next(error for error in group.exceptions if isinstance(error, IdentityError))
+            self.log.error(Event.IDENTITY_LOST, reason=str(self._unfit))
+            stop.set()
+
+    async def _use(self, fresh: Loaded[C]) -> None:
+        """Works by `fresh` from now on."""
+        await self.swap(fresh)
+        if self.door is not None:
+            self.door.listener.context = _door_context(fresh)
+        self._cut_off()
+        await self._took(fresh)
+
+    async def _took(self, loaded: Loaded[C]) -> None:
+        for event, reason in loaded.notes:
+            self.log.warning(event, reason=reason)
+        await self.care.revocations.changed()
+
+    def _cut_off(self) -> None:
+        """Whoever is not believed now loses the connections that were made before, within moments of the news."""
+        closed = self.close_refused(self.care.check_peer)
+        if closed:
+            self.log.warning(Event.CONNECTIONS_CUT, connections=closed)
 
     def _refuse_restart_keys(self, fresh: C) -> None:
         now = self._loaded.config
@@ -257,6 +320,17 @@ class Service(Generic[C]):
             if await self.alive(every):
                 self.notify.watchdog()
             await asyncio.sleep(max(0.0, began + every - time.monotonic()))
+
+    def _enrolment(self, config: C) -> tuple[Desk, Door] | tuple[None, None]:
+        """Where the authority lives here: who signs, and where nodes without a certificate come. The others come as always."""
+        if isinstance(config, PatientConfig) or config.enrolment is None:
+            return None, None
+        desk = Desk(load_authority(config.enrolment, self._loaded.trust), self.log, self.metrics, self.audit)
+        self.routes[RENEW_PATH] = renewal(desk, config.limits, self._refused)
+        place = config.relay if isinstance(config, HospitalConfig) else None
+        relay = None if place is None else RelayPlace(place.name, place.url)
+        context, port = _door_context(self._loaded), address(config.listen)[1]
+        return desk, Door(config.enrolment.listen, context, desk, self._refused, port=port, relay=relay)
 
     def _health_server(self, config: C) -> HealthServer | None:
         health = config.health
@@ -290,6 +364,7 @@ class Service(Generic[C]):
     def _refused(self, reason: str) -> None:
         """A guest who is refused again and again fills a counter, not the log."""
         self._turned_away.inc(reason=reason)
+        self.audit(AuditEvent.REFUSED, what="connection", reason=reason)
         left_out = self._refusals.due(reason)
         if left_out is not None:
             self.log.info(Event.CONNECTION_REFUSED, reason=reason, left_out=left_out)

@@ -3,6 +3,7 @@
     STATE/store.db            the store, unless `store` names a PostgreSQL database
     STATE/store.large/        what open rounds hold that is too large for it
     STATE/rounds.keys         the keys of open rounds, each destroyed when its round ends
+    STATE/identity.sealed     the key and certificate that the node got itself, see `identity`
     STATE/commits             the counter that tells a restored copy from the original
 
 The storage key, which seals all of it, lies elsewhere: a copy of the directory without it shows nothing.
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpc.identity import Identity
+from nodes.identity import SEALED
 from nodes.store.base import Store
 from nodes.store.counter import BackupGuard
 from nodes.store.open import FILE, make_store
@@ -40,10 +42,10 @@ def load_state(me: Identity, directory: Path, url: str | None, storage_key: Path
     though there is a state; ConfigError for a directory that cannot be written.
     """
     make_directory(directory)
-    guard, round_keys = directory / "commits", directory / "rounds.keys"
+    guard, round_keys, identity = directory / "commits", directory / "rounds.keys", directory / SEALED
     credentials = credentials_directory(os.environ)
     # A new key beside any of these would only hide that theirs is missing: a restored copy may lack some of them.
-    new = url is None and not any(is_there(path) for path in (guard, round_keys, directory / FILE))
+    new = url is None and not any(is_there(path) for path in (guard, round_keys, identity, directory / FILE))
     if new and not is_there(storage_key) and credentials is None:
         make_storage_key(storage_key)
     key = StorageKey.load(storage_key, credentials)

@@ -61,9 +61,12 @@ class Findings(Generic[T]):
         return f"{self.path}:{_line(self.lines, key)}: {text}"
 
 
-def checked(rule: Callable[[Any], Iterable[Problem]]) -> msgspec.Meta:
-    """For Annotated: `rule` gets a value of the right type and yields what is wrong with it."""
-    return msgspec.Meta(extra={"rule": rule})
+def checked(rule: Callable[[Any], Iterable[Problem]], **schema: object) -> msgspec.Meta:
+    """For Annotated: `rule` gets a value of the right type and yields what is wrong with it.
+
+    `schema` is what a JSON schema can say of the rule, for editors; it may let more pass, and nothing less.
+    """
+    return msgspec.Meta(extra={"rule": rule}, extra_json_schema=schema or None)
 
 
 def load(path: Path, type: type[T]) -> T:
@@ -220,7 +223,7 @@ class _Walk:
         self.lines.setdefault(key, node.start_mark.line + 1)
         if node.tag == _REFUSED:
             return _BAD
-        form = _form(kind)
+        form = form_of(kind)
         if form is not None:
             value = self.convert(node, form, key)
             return value if value is _BAD else cast(Any, kind).cls(value)
@@ -427,7 +430,7 @@ def _shape(node: yaml.Node) -> str:
     return "scalar"
 
 
-def _form(kind: mi.Type) -> mi.Type | None:
+def form_of(kind: mi.Type) -> mi.Type | None:
     """What is read in place of a class with a `yaml_form`."""
     form = getattr(getattr(kind, "cls", None), "yaml_form", None)
     return None if form is None else mi.type_info(form)
@@ -437,7 +440,7 @@ def _bare(kind: mi.Type) -> mi.Type:
     """`kind` as it is read, without annotations."""
     if isinstance(kind, mi.Metadata):
         return _bare(kind.type)
-    form = _form(kind)
+    form = form_of(kind)
     return kind if form is None else _bare(form)
 
 

@@ -12,11 +12,13 @@ from datetime import UTC, datetime
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, SignatureAlgorithmOID
 
 from mpc.errors import IdentityError
 
 SPIFFE = "spiffe://"
+ECDSA = frozenset({SignatureAlgorithmOID.ECDSA_WITH_SHA256, SignatureAlgorithmOID.ECDSA_WITH_SHA384})
+"""The signatures that are accepted on certificates, requests and revocation lists."""
 
 _UNDERSTOOD_WHEN_CRITICAL = {
     ExtensionOID.BASIC_CONSTRAINTS,

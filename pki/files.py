@@ -7,10 +7,11 @@ link or rename, fsync of the directory. A power cut leaves the old file or the n
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shlex
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cryptography import x509
@@ -23,7 +24,15 @@ from mpc.errors import IdentityError
 PRIVATE = 0o600
 PUBLIC = 0o644
 
+Passphrase = Callable[[], bytes]
+"""Asked only when a key turns out to be protected. May raise IdentityError."""
+
+MIN_PASSPHRASE = 12
+"""Bytes. A stolen key file can be guessed at offline, and the standard's key derivation slows that down only a little."""
+_MAX_PASSPHRASE = 1023  # what OpenSSL takes
+
 _MAX_BYTES = 256 * 1024
+_PEM_END = re.compile(rb"-----END [A-Z0-9 ]+-----")
 
 
 def write_file(path: Path, data: bytes, *, mode: int, force: bool) -> None:
@@ -41,7 +50,7 @@ def write_file(path: Path, data: bytes, *, mode: int, force: bool) -> None:
                 path.hardlink_to(temporary)  # unlike a rename, this fails when the name is taken
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except FileExistsError as error:
         raise _taken(path) from error
     except OSError as error:
@@ -66,17 +75,14 @@ def check_free(*paths: Path) -> None:
             raise _taken(path)
 
 
-def append_line(path: Path, line: str) -> None:
-    """Add one line to a file that only ever grows, and wait until it is on disk. Raises IdentityError."""
+def set_aside(path: Path, suffix: str) -> None:
+    """Rename the file at `path`, if there is one, to the same with `.suffix`. Raises IdentityError."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, PUBLIC)
-        with os.fdopen(descriptor, "ab", buffering=0) as file:
-            # One write call: two processes that append at once do not mix their lines.
-            file.write(line.encode() + b"\n")
-            os.fsync(file.fileno())
-        _sync_directory(path.parent)
+        if is_there(path):
+            path.rename(path.with_name(f"{path.name}.{suffix}"))
+            sync_directory(path.parent)
     except OSError as error:
-        raise IdentityError(f"cannot write {path}: {error.strerror}") from error
+        raise IdentityError(f"cannot rename {path}: {error.strerror}") from error
 
 
 def make_directory(path: Path) -> None:
@@ -87,9 +93,13 @@ def make_directory(path: Path) -> None:
         raise IdentityError(f"cannot create the directory {path}: {error.strerror}") from error
 
 
-def write_private_key(path: Path, key: ec.EllipticCurvePrivateKey, *, force: bool) -> None:
-    """Write `key` as unencrypted PKCS#8 PEM (RFC 5958), mode 0600. Raises IdentityError."""
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+def write_private_key(path: Path, key: ec.EllipticCurvePrivateKey, *, force: bool, passphrase: bytes | None = None) -> None:
+    """Write `key` as PKCS#8 PEM (RFC 5958), mode 0600, encrypted when there is a passphrase. Raises IdentityError."""
+    protection: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    if passphrase is not None:
+        check_passphrase(passphrase)
+        protection = serialization.BestAvailableEncryption(passphrase)
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection)
     write_file(path, pem, mode=PRIVATE, force=force)
 
 
@@ -107,21 +117,43 @@ def read_secret(path: Path) -> bytes:
     return _read(path, secret=True)
 
 
-def read_private_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """The P-256 private key in the PEM file at `path`. Raises IdentityError naming the file and the remedy."""
+def check_passphrase(passphrase: bytes) -> None:
+    """Raises IdentityError when a key cannot be protected by `passphrase`."""
+    if not MIN_PASSPHRASE <= len(passphrase) <= _MAX_PASSPHRASE:
+        raise IdentityError(f"a passphrase must have {MIN_PASSPHRASE} to {_MAX_PASSPHRASE} bytes; choose another")
+
+
+def read_passphrase(path: Path) -> bytes:
+    """The passphrase in the file at `path`: its first line, nothing else. Raises IdentityError; see `read_secret`."""
+    passphrase = read_secret(path).removesuffix(b"\n").removesuffix(b"\r")
+    if not passphrase or b"\n" in passphrase:
+        raise IdentityError(f"{path} must hold a passphrase, in one line and nothing else")
+    return passphrase
+
+
+def read_private_key(path: Path, passphrase: Passphrase | None = None) -> ec.EllipticCurvePrivateKey:
+    """The P-256 private key in the PEM file at `path`. Raises IdentityError naming the file and the remedy.
+
+    `passphrase` is asked when the key is protected; without it such a key is refused.
+    """
     pem = read_secret(path)
-    if b"ENCRYPTED" in pem:
-        raise IdentityError(
-            f"{path} is protected by a passphrase, which a node cannot type; store it plain (mode 0600) with "
-            f"'openssl pkcs8 -topk8 -nocrypt'"
-        )
     _check_pem(path, pem)
     if b"PRIVATE KEY-----" not in pem:
         raise IdentityError(f"{path} holds no private key; name the .key file here, not the .crt file")
+    password = None
+    if b"ENCRYPTED" in pem:
+        if passphrase is None:
+            raise IdentityError(
+                f"{path} is protected by a passphrase, which a node cannot type; store it plain (mode 0600) with "
+                f"'openssl pkcs8 -topk8 -nocrypt'"
+            )
+        password = passphrase()
     try:
-        key = serialization.load_pem_private_key(pem, password=None)
+        key = serialization.load_pem_private_key(pem, password)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         # Not chained: the parser's own words could quote the key.
+        if password is not None:
+            raise IdentityError(f"{path} does not open with this passphrase, or is damaged; try again") from None
         raise IdentityError(
             f"{path} does not hold a private key that can be read; restore it from a backup or issue a new one"
         ) from None
@@ -143,6 +175,20 @@ def read_certificates(path: Path) -> tuple[bytes, ...]:
     return tuple(certificate.public_bytes(serialization.Encoding.DER) for certificate in certificates)
 
 
+def read_public(path: Path, limit: int = _MAX_BYTES) -> bytes:
+    """The bytes of a file that is no secret, at most `limit`. Raises IdentityError."""
+    return _read(path, secret=False, limit=limit)
+
+
+def sync_directory(path: Path) -> None:
+    """Wait until the names of the files in the directory `path` are on disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _taken(path: Path) -> IdentityError:
     return IdentityError(f"{path} exists already and is not overwritten; use another place, or --force to replace it")
 
@@ -156,15 +202,7 @@ def _write_synced(path: Path, data: bytes, mode: int) -> None:
         os.fsync(descriptor)
 
 
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _read(path: Path, *, secret: bool) -> bytes:
+def _read(path: Path, *, secret: bool, limit: int = _MAX_BYTES) -> bytes:
     try:
         # O_NONBLOCK: opening a FIFO must not wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -175,7 +213,7 @@ def _read(path: Path, *, secret: bool) -> bytes:
                 raise IdentityError(f"{path} is not a file; name the file itself")
             if secret:
                 _check_private(path, status)
-            data = file.read(_MAX_BYTES + 1)
+            data = file.read(limit + 1)
     except FileNotFoundError as error:
         raise IdentityError(f"{path} does not exist; check the path, or make it with 'cohortium pki issue'") from error
     except IsADirectoryError as error:
@@ -186,8 +224,8 @@ def _read(path: Path, *, secret: bool) -> bytes:
         ) from error
     except OSError as error:
         raise IdentityError(f"cannot read {path}: {error.strerror}") from error
-    if len(data) > _MAX_BYTES:
-        raise IdentityError(f"{path} is larger than {_MAX_BYTES} bytes, so it is not a key or certificate file")
+    if len(data) > limit:
+        raise IdentityError(f"{path} is larger than {limit} bytes, so it is not what is read here; check the path")
     return data
 
 
@@ -207,7 +245,7 @@ def _check_private(path: Path, status: os.stat_result) -> None:
 
 
 def _check_pem(path: Path, pem: bytes) -> None:
-    begins, ends = pem.count(b"-----BEGIN "), pem.count(b"-----END ")
+    begins, ends = pem.count(b"-----BEGIN "), len(_PEM_END.findall(pem))
     if not pem.strip(b"\0 \r\n"):
         raise IdentityError(f"{path} is empty, perhaps half-written; restore it from a backup or issue it again")
     if begins == 0:

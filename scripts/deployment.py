@@ -148,6 +148,7 @@ class Deployment:
             config["topology"] = "relay"
             hospital = {"name": HOSPITAL}
         config |= {
+            "trust": {"authorities": [authority]},
             "hospital": hospital,
             "sources": {VARIABLE: {"bounds": [0, self.question.bound], **self.sources[name]}},
             "policy": {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mpc.credentials import Credentials
 from mpc.envelope import Envelope
-from mpc.errors import Answer, IdentityError, MessageRefused
+from mpc.errors import Answer, IdentityError, MessageRefused, RevokedError
 from mpc.identity import Credential, Identity, Role
 from mpc.messages import RULES
 from mpc.signature import verify_digest
@@ -32,6 +32,8 @@ def admit(envelope: Envelope, *, peer: Identity, me: Identity, credentials: Cred
     try:
         credential = credentials.learn(envelope.chain, now) if envelope.chain else None
         credential = credential or credentials.find(envelope.header.certificate, now)
+    except RevokedError as error:
+        raise MessageRefused(Answer.REJECTED, "certificate-revoked") from error
     except IdentityError as error:
         raise MessageRefused(Answer.REJECTED, "certificate") from error
     if credential is None:

@@ -70,7 +70,24 @@ class KeyPublished:
     key: WrappingKey
 
 
-Event = MessageReceived | Tick | ValuesRead | ValuesUnavailable | OpenRound | CancelRound | Undeliverable | KeyPublished
+@dataclass(frozen=True, slots=True)
+class PeersRevoked:
+    """The certificates by which these nodes take part in the round are not believed any more."""
+
+    nodes: tuple[Identity, ...]
+
+
+Event = (
+    MessageReceived
+    | Tick
+    | ValuesRead
+    | ValuesUnavailable
+    | OpenRound
+    | CancelRound
+    | Undeliverable
+    | KeyPublished
+    | PeersRevoked
+)
 
 # -- effects
 

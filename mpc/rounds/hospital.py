@@ -47,6 +47,7 @@ from mpc.rounds.events import (
     Ended,
     KeyPublished,
     OpenRound,
+    PeersRevoked,
     Progressed,
     Released,
     Send,
@@ -153,6 +154,11 @@ class HospitalRound(Machine):
         if self.state is HospitalState.COLLECTING:
             return tuple(member.identity.name for member in self.members if member.identity not in self._transcripts)
         return ()
+
+    @property
+    def parties(self) -> tuple[Credential, ...]:
+        """See `Machine.parties`."""
+        return tuple(participant.credential for participant in self.participants.values())
 
     def check_invariants(self) -> None:
         """See `Machine.check_invariants`."""
@@ -404,6 +410,11 @@ class HospitalRound(Machine):
     def _cancel(self, event: CancelRound, now: float) -> list[Effect]:
         return self._abort(AbortCode.CANCELLED, ())
 
+    def _revoked(self, event: PeersRevoked, now: float) -> list[Effect]:
+        for node in event.nodes:
+            self.participants.pop(node, None)  # nothing more is said to whoever has that key now
+        return self._abort(AbortCode.REVOKED, tuple(node.name for node in event.nodes))
+
     def _abort(self, code: AbortCode, missing: tuple[str, ...]) -> list[Effect]:
         assert self.question is not None
         phase = str(self.state)
@@ -444,6 +455,7 @@ class HospitalRound(Machine):
         **dict.fromkeys([(state, Kind.ABORT) for state in _OPEN], _member_aborts),
         **dict.fromkeys([(state, Tick) for state in _OPEN], _late),
         **dict.fromkeys([(state, CancelRound) for state in _OPEN], _cancel),
+        **dict.fromkeys([(state, PeersRevoked) for state in _OPEN], _revoked),
         **dict.fromkeys([(state, Undeliverable) for state in _OPEN], _undeliverable),
         **dict.fromkeys([(state, KeyPublished) for state in _OPEN], _key_published),
     }

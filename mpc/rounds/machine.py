@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from mpc.envelope import SECRET_BYTES, Envelope, Place, Recipient, open_sealed, seal
 from mpc.errors import Answer, InvalidTransition, MessageRefused
-from mpc.identity import Identity
+from mpc.identity import Credential, Identity
 from mpc.keys import Keyring, RoundKey
 from mpc.messages import OLDEST_VERSION, RULES, AbortCode, Binding, Kind
 from mpc.rounds.admission import Admitted
@@ -87,6 +87,11 @@ class Machine:
     def unread(self) -> ReadValues | None:
         """The reading of values that this round waits for; asked for again when the round is rebuilt."""
         return None
+
+    @property
+    @abstractmethod
+    def parties(self) -> tuple[Credential, ...]:
+        """By which certificates the other nodes take part in this round, as far as they are known."""
 
     @abstractmethod
     def check_invariants(self) -> None:
@@ -210,6 +215,7 @@ def explain(code: AbortCode | str, missing: tuple[str, ...], phase: str) -> str:
         AbortCode.TRANSCRIPT: f"what {who or 'a member'} sent is not what was received; nothing is released",
         AbortCode.OUT_OF_RANGE: "the total is outside what honest members can produce; nothing is released",
         AbortCode.UNDELIVERABLE: f"{who or 'a member'} finally refused a message that the round needs",
+        AbortCode.REVOKED: f"the certificate of {who or 'a member'} was revoked",
         AbortCode.CANCELLED: "the hospital cancelled the round",
     }
     return texts.get(AbortCode(code), str(code))

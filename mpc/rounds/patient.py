@@ -19,7 +19,7 @@ from mpc.credentials import Credentials
 from mpc.disclosure import Ledger, Policy, refuse_invitation, refuse_roster
 from mpc.envelope import Recipient
 from mpc.errors import Answer, DataError, MessageRefused
-from mpc.identity import Identity
+from mpc.identity import Credential, Identity
 from mpc.keys import Keyring, check_statement
 from mpc.messages import (
     CONSENT_STATEMENT,
@@ -49,6 +49,7 @@ from mpc.rounds.events import (
     Decided,
     Effect,
     Ended,
+    PeersRevoked,
     Progressed,
     ReadValues,
     Released,
@@ -62,7 +63,7 @@ from mpc.rounds.events import (
     WakeAt,
 )
 from mpc.rounds.machine import Machine, Received, Transitions, explain, is_heavy
-from mpc.rounds.roster import Participant, Question, check_ready, context_of, read_roster, version_of
+from mpc.rounds.roster import Participant, Question, check_ready, context_of, read_roster, revoked_members, version_of
 from mpc.secret import Entropy, Secret
 from mpc.sharing import draw_seeds, own_share, partial_sum
 from mpc.signature import sha256
@@ -149,6 +150,11 @@ class PatientRound(Machine):
     def peers(self) -> tuple[Participant, ...]:
         """The other members, in roster order."""
         return tuple(self._peers.values())
+
+    @property
+    def parties(self) -> tuple[Credential, ...]:
+        """See `Machine.parties`."""
+        return (self._asked.hospital, *(peer.credential for peer in self.peers)) if self.question is not None else ()
 
     @property
     def phase(self) -> str:
@@ -257,6 +263,9 @@ class PatientRound(Machine):
     def _roster(self, received: Received, now: float) -> list[Effect]:
         roster: Roster = received.payload
         assert self.round_key is not None
+        revoked = revoked_members(roster, self.credentials, now)
+        if revoked:
+            return self._abort(AbortCode.REVOKED, tuple(node.name for node in revoked))
         try:
             members = read_roster(self._asked, roster, credentials=self.credentials, round_key=self.round_key, now=now)
         except MessageRefused as error:
@@ -382,6 +391,13 @@ class PatientRound(Machine):
             return self._abort(AbortCode.UNDELIVERABLE, (event.recipient.name,))
         return self._give_up(AbortCode.UNDELIVERABLE)
 
+    def _revoked(self, event: PeersRevoked, now: float) -> list[Effect]:
+        if self.state is PatientState.SUBMITTED:
+            return []  # nothing is left to keep back; whether there is a result is the hospital's to say
+        if self._asked.hospital.identity in event.nodes:
+            return self._give_up(AbortCode.REVOKED)
+        return self._abort(AbortCode.REVOKED, tuple(node.name for node in event.nodes))
+
     def _give_up(self, code: str) -> list[Effect]:
         """Ends the round where the hospital cannot or need not be told."""
         phase, hospital = self.phase, self._asked.hospital.identity.name
@@ -428,4 +444,5 @@ class PatientRound(Machine):
         **dict.fromkeys([(state, Kind.ABORT) for state in _OPEN], _aborted),
         **dict.fromkeys([(state, Tick) for state in _OPEN], _late),
         **dict.fromkeys([(state, Undeliverable) for state in _OPEN], _undeliverable),
+        **dict.fromkeys([(state, PeersRevoked) for state in _OPEN], _revoked),
     }

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from mpc.credentials import Credentials
 from mpc.envelope import Recipient
-from mpc.errors import Answer, IdentityError, MessageRefused
+from mpc.errors import Answer, IdentityError, MessageRefused, RevokedError
 from mpc.identity import Credential, Identity, Role
 from mpc.keys import RoundKey, WrappingKey, check_statement
 from mpc.messages import CONSENT_STATEMENT, READY_STATEMENT, Consent, Invitation, Member, Ready, Roster
@@ -91,6 +91,19 @@ def read_consent(
     if not round_key.agrees(consent.round_key):
         raise _refuse("round-key")
     return Participant(credential, chain, signed, consent, check_statement(consent.key_statement, credential, now))
+
+
+def revoked_members(roster: Roster, credentials: Credentials, now: float) -> tuple[Identity, ...]:
+    """The members whose certificates are revoked by what the reader knows; whatever else is wrong `read_roster` says."""
+    found = []
+    for member in roster.members:
+        try:
+            credentials.learn(member.chain, now)
+        except RevokedError as error:
+            found.append(Identity.parse(error.node))
+        except IdentityError:
+            continue
+    return tuple(found)
 
 
 def write_roster(question: Question, hospital_chain: tuple[bytes, ...], members: Iterable[Participant]) -> Roster:

@@ -12,6 +12,8 @@ import aiohttp
 
 from mpc.errors import ConfigError, StudyError, TemporaryError, UsageError, UserError
 
+_LINE_BYTES = 1024 * 1024
+"""Of a line in a stream; longer ones are read, too, up to twice as much."""
 _ERRORS: dict[str, type[UserError]] = {error.__name__: error for error in (UsageError, ConfigError, StudyError)}
 
 
@@ -28,7 +30,10 @@ class AdminClient:
 
     async def __aenter__(self) -> AdminClient:
         self._session = aiohttp.ClientSession(
-            "http://daemon", connector=aiohttp.UnixConnector(str(self._path)), timeout=aiohttp.ClientTimeout(total=None)
+            "http://daemon",
+            connector=aiohttp.UnixConnector(str(self._path)),
+            timeout=aiohttp.ClientTimeout(total=None),
+            read_bufsize=_LINE_BYTES,
         )
         return self
 
@@ -46,12 +51,17 @@ class AdminClient:
 
     async def lines(self, path: str) -> AsyncIterator[Any]:
         """The JSON objects of a stream, as they come."""
+        async for line in self.raw_lines(path):
+            yield json.loads(line)
+
+    async def raw_lines(self, path: str) -> AsyncIterator[bytes]:
+        """The lines of a stream, as they come, each with its end."""
         assert self._session is not None, "used outside 'async with'"
         try:
             async with self._session.get(path) as response:
                 await _check(response)
                 async for line in response.content:
-                    yield json.loads(line)
+                    yield line
         except aiohttp.ClientError as error:
             raise self._gone(error) from error
 

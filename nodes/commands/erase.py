@@ -12,7 +12,7 @@ from mpc.errors import UsageError
 from nodes.commands.options import admin_socket, daemon_option, socket_option
 
 _WHAT = """\
-This deletes for good what the node keeps of {which}: summaries, results and lines of the ledger.
+This deletes for good what the node keeps of {which}: summaries, results and lines of the audit log.
 Out of reach: backups, snapshots and replicas of the store; what a disk or a database server has not written over yet; the log;
 results that were shown or sent; and what the other nodes keep of the same rounds. Open rounds stay.\
 """
@@ -42,7 +42,7 @@ def erase(days: int | None, study: str | None, yes: bool, config: Path | None, s
         click.echo("nothing was deleted", err=True)
         sys.exit(1)
     rows = asyncio.run(_erase(place, days or 0, study))
-    click.echo(f"deleted {rows} rounds and lines of the ledger")
+    click.echo(f"deleted {rows} rounds and lines of the audit log")
 
 
 async def _erase(socket: Path, days: int, study: str | None) -> int:

@@ -11,7 +11,7 @@ import click
 
 from nodes.commands.options import admin_socket, daemon_option, socket_option
 
-_TIMES = ("certificate_not_after", "at")
+_TIMES = ("certificate_not_after", "at", "since")
 
 
 @click.command()

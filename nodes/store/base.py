@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from mpc.errors import TemporaryError
+from nodes.store.audit import AuditLine, Chain, Head, Kept
 
 
 class StoreError(TemporaryError):
@@ -67,18 +68,6 @@ class Closed:
 
 
 @dataclass(frozen=True, slots=True)
-class LedgerLine:
-    """One line of the node's ledger; never deleted by a round's end, only by age."""
-
-    at: float
-    entry: str
-    """"decided", "submitted" or "ended"."""
-    study: str
-    content: bytes
-    """JSON, no values."""
-
-
-@dataclass(frozen=True, slots=True)
 class Step:
     """What one transition changes."""
 
@@ -90,7 +79,7 @@ class Step:
     called_back: bool = False
     """The outbox of the round is emptied first."""
     closed: Closed | None = None
-    ledger: tuple[LedgerLine, ...] = ()
+    audit: tuple[AuditLine, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +111,31 @@ class KeptKey:
     sealed: bytes = field(repr=False)
 
 
-class Store(Protocol):
+class AuditStore(Protocol):
+    """What keeps an audit log. Every method raises StoreError when the store cannot do it; then nothing has changed."""
+
+    @property
+    def chain(self) -> Chain:
+        """What tells whether this node has written a line."""
+        ...
+
+    async def record(self, lines: Sequence[AuditLine]) -> None:
+        """Puts lines, one at least, at the end of the audit log: a commit of its own."""
+        ...
+
+    async def audit_head(self) -> Head:
+        """Where the audit log begins and ends now."""
+        ...
+
+    async def audit(self, after: int, limit: int, *, since: float = 0.0, event: str = "") -> list[Kept]:
+        """At most `limit` lines of the audit log after number `after`, in their order.
+
+        With `since` (Unix seconds) or `event` only lines of that time or later, and of that event.
+        """
+        ...
+
+
+class Store(AuditStore, Protocol):
     """Durable state of one node. Every method raises StoreError when the store cannot do it; then nothing has changed.
 
     `commit` is called by one task at a time; the others may be called at any time.
@@ -137,7 +150,10 @@ class Store(Protocol):
         ...
 
     async def commit(self, steps: Sequence[Step]) -> int:
-        """Keeps all the steps in one transaction. Returns the store's new counter, which only ever grows, by one a commit."""
+        """Keeps all the steps in one transaction. Returns the store's new counter, which only ever grows, by one a commit.
+
+        `record` and `erase_before` count as commits.
+        """
         ...
 
     async def counter(self) -> int:
@@ -167,10 +183,6 @@ class Store(Protocol):
         """A round that has ended."""
         ...
 
-    async def ledger(self, since: float, limit: int) -> list[LedgerLine]:
-        """Lines of the ledger since a time (Unix seconds), oldest first."""
-        ...
-
     async def keep_key(self, key: KeptKey) -> None:
         """Keeps an encryption key."""
         ...
@@ -184,8 +196,7 @@ class Store(Protocol):
         ...
 
     async def erase_before(self, at: float, study: str | None = None) -> int:
-        """Deletes closed rounds, results and ledger lines older than `at` (Unix seconds), of one study if it is given.
-
-        Returns how many rows.
+        """Deletes closed rounds with their results, and empties lines of the audit log, that are older than `at` (Unix seconds),
+        of one study if it is given. A new line says what was erased. Returns how many rounds and lines.
         """
         ...

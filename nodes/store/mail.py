@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 from mpc.errors import CohortiumError
 from mpc.identity import Identity
 from mpc.mailbox import Letter, Rules, Verdict
+from nodes.store.base import AuditStore
 
 Owner = TypeVar("Owner", str, int)
 Fetched = list[tuple[int, bytes]]
@@ -37,10 +38,11 @@ class Depth:
     """When the oldest message came, Unix seconds."""
 
 
-class MailStore(Protocol):
+class MailStore(AuditStore, Protocol):
     """Durable mailboxes. Every method raises StoreError when the store cannot do it; then nothing has changed.
 
     Times are Unix seconds. A mailbox exists because `open_boxes` made it, or its owner fetched or published a key.
+    A relay has no key that its store does not see, so its audit log's tags are plain digests.
     """
 
     async def open(self, arrived: Arrived) -> None:
@@ -82,6 +84,10 @@ class MailStore(Protocol):
 
     async def depth(self) -> Depth:
         """What waits now."""
+        ...
+
+    async def erase_audit(self, before: float) -> int:
+        """Empties lines of the audit log from before then; a new line says so. Returns how many."""
         ...
 
 

@@ -16,6 +16,8 @@ from mpc.errors import ConfigError
 from mpc.identity import Identity
 from mpc.mailbox import Box, Letter, Rules, Usage, Verdict, sort
 from nodes.group import Group
+from nodes.store.audit import ERASED_AT_ONCE, AuditLine, Chain, Head, Kept
+from nodes.store.audit_postgres import AuditTables
 from nodes.store.base import StoreError
 from nodes.store.mail import Arrived, CursorError, Depth, Fetched, totals
 from nodes.store.postgres import load_asyncpg
@@ -57,8 +59,35 @@ _UPGRADES = (
         not_after double precision NOT NULL,
         key bytea NOT NULL
     );
+
+    -- As in nodes.store.schema, but that there is one row and no key: the seal is empty.
+    CREATE TABLE cohortium_relay.stores (
+        node integer PRIMARY KEY CHECK (node = 1),
+        counter bigint NOT NULL,
+        erased_to bigint NOT NULL,
+        anchor bytea NOT NULL,
+        last bigint NOT NULL,
+        digest bytea NOT NULL,
+        seal bytea NOT NULL
+    );
+    INSERT INTO cohortium_relay.stores
+        VALUES (1, 0, 0, decode(repeat('00', 32), 'hex'), 0, decode(repeat('00', 32), 'hex'), '');
+
+    CREATE TABLE cohortium_relay.audit (
+        node integer NOT NULL REFERENCES cohortium_relay.stores,
+        number bigint NOT NULL,
+        at double precision NOT NULL,
+        event text NOT NULL,
+        study text NOT NULL,
+        content bytea NOT NULL,
+        salt bytea NOT NULL,
+        tag bytea NOT NULL,
+        PRIMARY KEY (node, number)
+    );
+    CREATE INDEX audit_at ON cohortium_relay.audit (node, at);
     """,
 )
+_NODE = 1
 _CHANNEL = "cohortium_mail"
 _UPGRADE_LOCK = 0x436F684D
 """Of pg_advisory_xact_lock: one process makes the tables, the others wait."""
@@ -79,6 +108,9 @@ class PostgresMail:
     """See `nodes.store.mail.MailStore`."""
 
     def __init__(self, url: str, rules: Rules) -> None:
+        self.chain = Chain()
+        """See `AuditStore.chain`."""
+        self._audit = AuditTables("cohortium_relay")
         self._url = url
         self._rules = rules
         self._driver = load_asyncpg()
@@ -184,6 +216,32 @@ class PostgresMail:
                 "(SELECT min(arrived) FROM cohortium_relay.mail) AS oldest FROM cohortium_relay.box"
             )
             return Depth(row["boxes"], row["messages"], row["bytes"], row["oldest"])
+
+    async def record(self, lines: Sequence[AuditLine]) -> None:
+        """See `AuditStore.record`. Lines of several processes come one after the other."""
+        async with self._transaction() as connection:
+            head = await self._audit.read_head(connection, _NODE, lock=True)
+            await self._audit.write(connection, _NODE, *self.chain.extend(head, lines))
+
+    async def audit_head(self) -> Head:
+        """See `AuditStore.audit_head`."""
+        async with self._transaction() as connection:
+            return await self._audit.read_head(connection, _NODE)
+
+    async def audit(self, after: int, limit: int, *, since: float = 0.0, event: str = "") -> list[Kept]:
+        """See `AuditStore.audit`."""
+        async with self._transaction() as connection:
+            return await self._audit.read(connection, _NODE, after, limit, since, event)
+
+    async def erase_audit(self, before: float) -> int:
+        """See `MailStore.erase_audit`."""
+        erased, lines = 0, ERASED_AT_ONCE
+        while lines == ERASED_AT_ONCE:
+            async with self._transaction() as connection:
+                head = await self._audit.read_head(connection, _NODE, lock=True)
+                _, lines = await self._audit.erase(connection, _NODE, self.chain, head, before=before, study=None, rounds=0)
+                erased += lines
+        return erased
 
     # -- inside
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mpc.errors import ConfigError
 from mpc.identity import Identity
 from mpc.mailbox import Box, Letter, Rules, Usage, Verdict, sort
+from nodes.store import audit_sqlite
+from nodes.store.audit import ERASED_AT_ONCE, AuditLine, Chain, Head, Kept
 from nodes.store.database import Database
 from nodes.store.mail import Arrived, CursorError, Depth, Fetched, totals
 
@@ -48,6 +51,28 @@ _UPGRADES = (
         not_after REAL NOT NULL,
         key BLOB NOT NULL
     ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE store (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        counter INTEGER NOT NULL,           -- as in nodes.store.schema, but that there is no key: the seal is empty
+        erased_to INTEGER NOT NULL,
+        anchor BLOB NOT NULL,
+        last INTEGER NOT NULL,
+        digest BLOB NOT NULL,
+        seal BLOB NOT NULL
+    ) STRICT;
+    INSERT INTO store VALUES (1, 0, 0, zeroblob(32), 0, zeroblob(32), x'');
+
+    CREATE TABLE audit (
+        number INTEGER PRIMARY KEY,
+        at REAL NOT NULL,
+        event TEXT NOT NULL,
+        study TEXT NOT NULL,
+        content BLOB NOT NULL,
+        salt BLOB NOT NULL,
+        tag BLOB NOT NULL
+    ) STRICT;
+    CREATE INDEX audit_at ON audit (at);
     """,
 )
 _EXPIRED_AT_ONCE = 1000
@@ -58,6 +83,8 @@ class SqliteMail:
     """See `nodes.store.mail.MailStore`."""
 
     def __init__(self, path: Path, rules: Rules) -> None:
+        self.chain = Chain()
+        """See `AuditStore.chain`."""
         self._path = path
         self._rules = rules
         self._database = Database(path, _UPGRADES, _nothing_to_tidy)
@@ -128,6 +155,28 @@ class SqliteMail:
         query = "SELECT count(*), total(messages), total(bytes), (SELECT min(arrived) FROM mail) FROM box"
         ((boxes, messages, size, oldest),) = await self._database.read(lambda connection: connection.execute(query).fetchall())
         return Depth(boxes, int(messages), int(size), oldest)
+
+    async def record(self, lines: Sequence[AuditLine]) -> None:
+        """See `AuditStore.record`."""
+        await self._database.write(partial(audit_sqlite.record, chain=self.chain, lines=lines))
+
+    async def audit_head(self) -> Head:
+        """See `AuditStore.audit_head`."""
+        return await self._database.read(audit_sqlite.read_head)
+
+    async def audit(self, after: int, limit: int, *, since: float = 0.0, event: str = "") -> list[Kept]:
+        """See `AuditStore.audit`."""
+        return await self._database.read(partial(audit_sqlite.read, after=after, limit=limit, since=since, event=event))
+
+    async def erase_audit(self, before: float) -> int:
+        """See `MailStore.erase_audit`."""
+        erase = partial(audit_sqlite.erase, chain=self.chain, before=before, study=None, rounds=0)
+        erased = lines = await self._database.write(erase)
+        while lines == ERASED_AT_ONCE:
+            lines = await self._database.write(erase)
+            erased += lines
+        self._database.untidy |= erased > 0
+        return erased
 
     def _check(self, connection: sqlite3.Connection) -> None:
         if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'mail'").fetchone():

@@ -14,8 +14,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
+
 from mpc.errors import ConfigError, UserError
-from nodes.store.base import Begun, ClosedRound, KeptKey, LedgerLine, OpenRound, Posted, Step, StoreError
+from nodes.store.audit import ERASED_AT_ONCE, AuditLine, Chain, Head, Kept
+from nodes.store.audit_postgres import AuditTables
+from nodes.store.base import Begun, ClosedRound, KeptKey, OpenRound, Posted, Step, StoreError
 from nodes.store.rows import closed_round, inconsistent
 from nodes.store.schema import POSTGRES, refuse_newer
 from nodes.store.sealing import StorageKey
@@ -39,16 +43,19 @@ class PostgresStore:
         self._url = url
         self._identity = identity
         self._key = key
+        self.chain = Chain(key.mac)
+        """See `AuditStore.chain`."""
+        self._audit = AuditTables("cohortium")
         self._asyncpg = load_asyncpg()
         self._where = f"the PostgreSQL store of {identity}"
         self._turn = asyncio.Lock()
         self._opened = False
         self._connection: Any = None
         self._node = 0
-        self._counter = 0
+        self._head = self.chain.start()
         """Of the last commit that the caller knows of."""
-        self._doubtful: Sequence[Step] | None = None
-        """The steps of a commit that the server may or may not have taken."""
+        self._doubtful: tuple[Sequence[Step], Sequence[AuditLine]] | None = None
+        """What a commit had that the server may or may not have taken; nothing for one that erased."""
 
     async def open(self) -> None:
         """See `Store.open`. Also raises ConfigError when in use or refused access, IdentityError for the wrong storage key."""
@@ -56,7 +63,7 @@ class PostgresStore:
         self._opened = True
         try:
             async with self._session() as connection:
-                self._counter = await self._counter_of(connection)
+                self._head = await self._head_of(connection)
         except StoreError as error:
             await self.close()
             cause = error.__cause__
@@ -89,29 +96,26 @@ class PostgresStore:
 
     async def commit(self, steps: Sequence[Step]) -> int:
         """See `Store.commit`. The same steps again, after one that was in doubt, are not kept twice."""
-        async with self._session() as connection:
-            if self._doubtful is not None:
-                if await self._counter_of(connection) == self._counter:
-                    self._doubtful = None
-                elif list(steps) == list(self._doubtful):
-                    return self._committed(self._counter + 1)
-                else:
-                    raise StoreError(
-                        "in-doubt", f"{self._where} has taken a commit that it could not answer; read the rounds again"
-                    )
-            async with connection.transaction():
-                counter: int = await connection.fetchval(
-                    "UPDATE cohortium.stores SET counter = counter + 1 WHERE node = $1 RETURNING counter", self._node
-                )
-                for step in steps:
-                    await self._take(connection, step, counter)
-                self._doubtful = steps
-            return self._committed(counter)
+        return await self._keep(steps, [line for step in steps for line in step.audit])
 
     async def counter(self) -> int:
         """See `Store.counter`."""
         async with self._session() as connection:
-            return self._committed(await self._counter_of(connection))
+            return self._committed(await self._head_of(connection))
+
+    async def record(self, lines: Sequence[AuditLine]) -> None:
+        """See `AuditStore.record`. The same lines again, after some that were in doubt, are not kept twice."""
+        await self._keep((), lines)
+
+    async def audit_head(self) -> Head:
+        """See `AuditStore.audit_head`."""
+        async with self._session() as connection:
+            return await self._head_of(connection)
+
+    async def audit(self, after: int, limit: int, *, since: float = 0.0, event: str = "") -> list[Kept]:
+        """See `AuditStore.audit`."""
+        async with self._session() as connection:
+            return await self._audit.read(connection, self._node, after, limit, since, event)
 
     async def delivered(self, messages: Sequence[tuple[bytes, int]]) -> None:
         """See `Store.delivered`."""
@@ -124,7 +128,7 @@ class PostgresStore:
     async def open_rounds(self) -> list[OpenRound]:
         """See `Store.open_rounds`."""
         async with self._session() as connection:
-            self._committed(await self._counter_of(connection))
+            self._committed(await self._head_of(connection))
             rounds = await connection.fetch(
                 "SELECT round, opened, role, study, sealed FROM cohortium.rounds WHERE node = $1 AND ended IS NULL ORDER BY id",
                 self._node,
@@ -170,15 +174,6 @@ class PostgresStore:
         )
         return closed_round(*rows[0]) if rows else None
 
-    async def ledger(self, since: float, limit: int) -> list[LedgerLine]:
-        """See `Store.ledger`."""
-        rows = await self._fetch(
-            "SELECT at, entry, study, content FROM cohortium.ledger WHERE node = $1 AND at >= $2 ORDER BY at, id LIMIT $3",
-            since,
-            limit,
-        )
-        return [LedgerLine(*row) for row in rows]
-
     async def keep_key(self, key: KeptKey) -> None:
         """See `Store.keep_key`."""
         await self._execute(
@@ -200,28 +195,70 @@ class PostgresStore:
 
     async def erase_before(self, at: float, study: str | None = None) -> int:
         """See `Store.erase_before`."""
-        async with self._session() as connection, connection.transaction():
-            rounds = await connection.fetch(  # a study of NULL is any
-                "DELETE FROM cohortium.rounds WHERE node = $1 AND ended IS NOT NULL AND at < $2 AND coalesce(study = $3, TRUE)"
-                " RETURNING round",
-                self._node,
-                at,
-                study,
-            )
-            await connection.execute(
-                "DELETE FROM cohortium.outbox WHERE node = $1 AND round = ANY ($2)",
-                self._node,
-                [round_id for (round_id,) in rounds],
-            )
-            lines = await connection.fetch(
-                "DELETE FROM cohortium.ledger WHERE node = $1 AND at < $2 AND coalesce(study = $3, TRUE) RETURNING id",
-                self._node,
-                at,
-                study,
-            )
-            return len(rounds) + len(lines)
+        rounds, lines = await self._erase_before(at, study)
+        erased = rounds + lines
+        while lines == ERASED_AT_ONCE:
+            rounds, lines = await self._erase_before(at, study)
+            erased += rounds + lines
+        return erased
 
     # ---- inside
+
+    async def _keep(self, steps: Sequence[Step], lines: Sequence[AuditLine]) -> int:
+        """One commit of steps and lines, those of the steps among these. Returns the new counter."""
+        async with self._session() as connection:
+            if await self._is_kept(connection, steps, lines):
+                return self._head.counter
+            head, made = self.chain.extend(self._head, lines)
+            async with connection.transaction():
+                for step in steps:
+                    await self._take(connection, step, head.counter)
+                await self._audit.write(connection, self._node, head, made)
+                self._doubtful = (steps, lines)
+            return self._committed(head)
+
+    async def _is_kept(self, connection: Any, steps: Sequence[Step], lines: Sequence[AuditLine]) -> bool:
+        """Clears up a doubt. Whether a commit of these was taken; raises StoreError when it was one of other steps."""
+        if self._doubtful is None:
+            return False
+        head, (doubtful_steps, doubtful_lines) = await self._head_of(connection), self._doubtful
+        if head.counter == self._head.counter:
+            self._doubtful = None
+            return False
+        same = (list(steps), list(lines)) == (list(doubtful_steps), list(doubtful_lines))
+        if doubtful_steps and not same:
+            raise StoreError("in-doubt", f"{self._where} has taken a commit that it could not answer; read the rounds again")
+        self._committed(head)
+        return same
+
+    async def _erase_before(self, at: float, study: str | None) -> tuple[int, int]:
+        """How many rounds, and how many lines: there are more of these where it is ERASED_AT_ONCE."""
+        async with self._session() as connection:
+            await self._is_kept(connection, (), ())
+            async with connection.transaction():
+                rounds = await self._erase_rounds(connection, at, study)
+                head, lines = await self._audit.erase(
+                    connection, self._node, self.chain, self._head, before=at, study=study, rounds=rounds
+                )
+                if head is not self._head:
+                    self._doubtful = ((), ())
+            self._committed(head)
+            return rounds, lines
+
+    async def _erase_rounds(self, connection: Any, at: float, study: str | None) -> int:
+        rounds = await connection.fetch(  # a study of NULL is any
+            "DELETE FROM cohortium.rounds WHERE node = $1 AND ended IS NOT NULL AND at < $2 AND coalesce(study = $3, TRUE)"
+            " RETURNING round",
+            self._node,
+            at,
+            study,
+        )
+        await connection.execute(
+            "DELETE FROM cohortium.outbox WHERE node = $1 AND round = ANY ($2)",
+            self._node,
+            [round_id for (round_id,) in rounds],
+        )
+        return len(rounds)
 
     async def _fetch(self, query: str, *values: object) -> list[Any]:
         async with self._session() as connection:
@@ -280,19 +317,13 @@ class PostgresStore:
                     for post in step.posted
                 ],
             )
-        if step.ledger:
-            await connection.executemany(
-                "INSERT INTO cohortium.ledger (node, at, entry, study, content) VALUES ($1, $2, $3, $4, $5)",
-                [(self._node, line.at, line.entry, line.study, line.content) for line in step.ledger],
-            )
 
-    def _committed(self, counter: int) -> int:
-        self._counter, self._doubtful = counter, None
-        return counter
+    def _committed(self, head: Head) -> int:
+        self._head, self._doubtful = head, None
+        return head.counter
 
-    async def _counter_of(self, connection: Any) -> int:
-        counter: int = await connection.fetchval("SELECT counter FROM cohortium.stores WHERE node = $1", self._node)
-        return counter
+    async def _head_of(self, connection: Any) -> Head:
+        return await self._audit.read_head(connection, self._node)
 
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[Any]:
@@ -351,15 +382,18 @@ class PostgresStore:
             await connection.execute("SELECT set_config('lock_timeout', $1, true)", _LOCK_TIMEOUT)
             await connection.execute("SELECT pg_advisory_lock($1)", int.from_bytes(name[:8], "big", signed=True))
         await connection.execute(
-            "INSERT INTO cohortium.stores (identity, counter, proof) VALUES ($1, 0, $2) ON CONFLICT DO NOTHING",
+            "INSERT INTO cohortium.stores (identity, proof, counter, erased_to, anchor, last, digest, seal)"
+            " VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
             self._identity,
             self._key.proof(),
+            *msgspec.structs.astuple(self.chain.start()),
         )
         node, counter, proof = await connection.fetchrow(
             "SELECT node, counter, proof FROM cohortium.stores WHERE identity = $1", self._identity
         )
         self._key.check(proof, self._where)
-        if self._node and (node != self._node or counter - self._counter not in ({0} if self._doubtful is None else {0, 1})):
+        ahead = {0} if self._doubtful is None else {0, 1}
+        if self._node and (node != self._node or counter - self._head.counter not in ahead):
             raise StoreError("overtaken", f"{self._where} was used by another daemon meanwhile; restart this one")
         self._node = node
 

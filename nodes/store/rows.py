@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+from nodes.store.audit import AuditLine, Kept
 from nodes.store.base import Closed, ClosedRound, StoreError
+
+AUDIT_COLUMNS = "number, at, event, study, content, salt, tag"
+
+
+def kept_of(row: Sequence[Any]) -> Kept:
+    """A row of the audit log, in the order of AUDIT_COLUMNS."""
+    number, at, event, study, content, salt, tag = row
+    return Kept(number, AuditLine(at, event, study, content), salt, tag)
+
+
+def row_of(kept: Kept) -> tuple[Any, ...]:
+    """The same the other way round."""
+    line = kept.line
+    return kept.number, line.at, line.event, line.study, line.content, kept.salt, kept.tag
 
 
 def closed_round(

@@ -13,8 +13,13 @@ SQLITE = (
     CREATE TABLE store (
         one INTEGER PRIMARY KEY CHECK (one = 1),
         identity TEXT NOT NULL,
-        counter INTEGER NOT NULL,           -- of commits
-        proof BLOB NOT NULL                 -- sealed: tells the right storage key
+        proof BLOB NOT NULL,                -- sealed: tells the right storage key
+        counter INTEGER NOT NULL,           -- of commits; from here on: nodes.store.audit.Head
+        erased_to INTEGER NOT NULL,
+        anchor BLOB NOT NULL,
+        last INTEGER NOT NULL,
+        digest BLOB NOT NULL,
+        seal BLOB NOT NULL
     ) STRICT;
 
     CREATE TABLE rounds (
@@ -55,14 +60,16 @@ SQLITE = (
         UNIQUE (round, number)
     ) STRICT;
 
-    CREATE TABLE ledger (
-        id INTEGER PRIMARY KEY,
+    CREATE TABLE audit (                    -- nodes.store.audit.Kept
+        number INTEGER PRIMARY KEY,
         at REAL NOT NULL,
-        entry TEXT NOT NULL,
+        event TEXT NOT NULL,
         study TEXT NOT NULL,
-        content BLOB NOT NULL
+        content BLOB NOT NULL,
+        salt BLOB NOT NULL,
+        tag BLOB NOT NULL
     ) STRICT;
-    CREATE INDEX ledger_at ON ledger (at);
+    CREATE INDEX audit_at ON audit (at);
 
     CREATE TABLE keys (
         id INTEGER PRIMARY KEY,
@@ -79,8 +86,13 @@ POSTGRES = (
     CREATE TABLE cohortium.stores (
         node integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
         identity text NOT NULL UNIQUE,
+        proof bytea NOT NULL,
         counter bigint NOT NULL,
-        proof bytea NOT NULL
+        erased_to bigint NOT NULL,
+        anchor bytea NOT NULL,
+        last bigint NOT NULL,
+        digest bytea NOT NULL,
+        seal bytea NOT NULL
     );
 
     CREATE TABLE cohortium.rounds (
@@ -124,16 +136,18 @@ POSTGRES = (
         PRIMARY KEY (node, round, number)
     );
 
-    CREATE TABLE cohortium.ledger (
+    CREATE TABLE cohortium.audit (
         node integer NOT NULL REFERENCES cohortium.stores,
-        id bigint GENERATED ALWAYS AS IDENTITY,
+        number bigint NOT NULL,
         at double precision NOT NULL,
-        entry text NOT NULL,
+        event text NOT NULL,
         study text NOT NULL,
         content bytea NOT NULL,
-        PRIMARY KEY (node, id)
+        salt bytea NOT NULL,
+        tag bytea NOT NULL,
+        PRIMARY KEY (node, number)
     );
-    CREATE INDEX ledger_at ON cohortium.ledger (node, at);
+    CREATE INDEX audit_at ON cohortium.audit (node, at);
 
     CREATE TABLE cohortium.keys (
         node integer NOT NULL REFERENCES cohortium.stores,

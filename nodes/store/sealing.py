@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import binascii
 import errno
+import hmac
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from mpc.errors import IdentityError
 from nodes.store.base import StoreError
@@ -30,6 +33,7 @@ CREDENTIAL = "storage-key"
 """Name of the file in `$CREDENTIALS_DIRECTORY` (systemd.exec, LoadCredential=)."""
 
 _FITS = "the storage key fits this store"
+_AUDIT = b"cohortium/v1/audit"
 
 
 class SealingKey:
@@ -62,7 +66,11 @@ class SealingKey:
 class StorageKey(SealingKey):
     """The node's own sealing key."""
 
-    __slots__ = ()
+    __slots__ = ("_mac_key",)
+
+    def __init__(self, key: bytes) -> None:
+        super().__init__(key)
+        self._mac_key = HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=_AUDIT).derive(key)
 
     @classmethod
     def load(cls, path: Path | None, credentials_directory: Path | None) -> StorageKey:
@@ -84,6 +92,10 @@ class StorageKey(SealingKey):
                 f"umask 077; openssl rand -out {path} {KEY_BYTES})"
             )
         return cls(_key(path, read_secret(path)))
+
+    def mac(self, data: bytes) -> bytes:
+        """HMAC-SHA-256 (RFC 2104) under a key of this one (HKDF, RFC 5869): for the audit log."""
+        return hmac.digest(self._mac_key, data, "sha256")
 
     def proof(self) -> bytes:
         """What a store keeps so that `check` can tell this key from others."""

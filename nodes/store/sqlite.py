@@ -12,7 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nodes.store.base import Begun, ClosedRound, KeptKey, LedgerLine, OpenRound, Posted, Step, StoreError
+import msgspec
+
+from nodes.store import audit_sqlite
+from nodes.store.audit import ERASED_AT_ONCE, AuditLine, Chain, Head, Kept
+from nodes.store.base import Begun, ClosedRound, KeptKey, OpenRound, Posted, Step, StoreError
 from nodes.store.database import Database
 from nodes.store.large import LARGE_BYTES, LargePieces
 from nodes.store.rows import closed_round, inconsistent
@@ -30,6 +34,8 @@ class SqliteStore:
         """`identity` is the node's URI; `key` must be the one that the store was made with."""
         self._identity = identity
         self._key = key
+        self.chain = Chain(key.mac)
+        """See `AuditStore.chain`."""
         self._path = path
         self._database = Database(path, SQLITE, self._sweep)
         self._large = LargePieces(path.with_name(f"{path.stem}.large"))
@@ -52,7 +58,19 @@ class SqliteStore:
 
     async def counter(self) -> int:
         """See `Store.counter`."""
-        return await self._database.read(_counter)
+        return (await self.audit_head()).counter
+
+    async def record(self, lines: Sequence[AuditLine]) -> None:
+        """See `AuditStore.record`."""
+        await self._database.write(partial(audit_sqlite.record, chain=self.chain, lines=lines))
+
+    async def audit_head(self) -> Head:
+        """See `AuditStore.audit_head`."""
+        return await self._database.read(audit_sqlite.read_head)
+
+    async def audit(self, after: int, limit: int, *, since: float = 0.0, event: str = "") -> list[Kept]:
+        """See `AuditStore.audit`."""
+        return await self._database.read(partial(audit_sqlite.read, after=after, limit=limit, since=since, event=event))
 
     async def delivered(self, messages: Sequence[tuple[bytes, int]]) -> None:
         """See `Store.delivered`."""
@@ -88,13 +106,6 @@ class SqliteStore:
         )
         return closed_round(*rows[0]) if rows else None
 
-    async def ledger(self, since: float, limit: int) -> list[LedgerLine]:
-        """See `Store.ledger`."""
-        rows = await self._rows(
-            "SELECT at, entry, study, content FROM ledger WHERE at >= ? ORDER BY at, id LIMIT ?", since, limit
-        )
-        return [LedgerLine(*row) for row in rows]
-
     async def keep_key(self, key: KeptKey) -> None:
         """See `Store.keep_key`."""
         await self._change(
@@ -115,7 +126,12 @@ class SqliteStore:
 
     async def erase_before(self, at: float, study: str | None = None) -> int:
         """See `Store.erase_before`."""
-        return await self._database.write(partial(self._erase_before, at=at, study=study))
+        rounds, lines = await self._database.write(partial(self._erase_before, at=at, study=study))
+        erased = rounds + lines
+        while lines == ERASED_AT_ONCE:
+            rounds, lines = await self._database.write(partial(self._erase_before, at=at, study=study))
+            erased += rounds + lines
+        return erased
 
     async def _rows(self, query: str, *values: object) -> list[Any]:
         return await self._database.read(lambda connection: connection.execute(query, values).fetchall())
@@ -132,7 +148,10 @@ class SqliteStore:
     def _check(self, connection: sqlite3.Connection) -> None:
         row = connection.execute("SELECT identity, proof FROM store").fetchone()
         if row is None:
-            connection.execute("INSERT INTO store VALUES (1, ?, 0, ?)", (self._identity, self._key.proof()))
+            connection.execute(
+                "INSERT INTO store VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (self._identity, self._key.proof(), *msgspec.structs.astuple(self.chain.start())),
+            )
             return
         identity, proof = row
         refuse_stranger(identity, self._identity, str(self._path))
@@ -140,7 +159,7 @@ class SqliteStore:
         self._database.untidy = True  # perhaps it was not closed in peace
 
     def _commit(self, connection: sqlite3.Connection, steps: Sequence[Step]) -> int:
-        (counter,) = connection.execute("UPDATE store SET counter = counter + 1 RETURNING counter").fetchone()
+        counter = audit_sqlite.record(connection, self.chain, [line for step in steps for line in step.audit])
         for step in steps:
             if step.begun is not None:
                 begun = step.begun
@@ -183,11 +202,7 @@ class SqliteStore:
                     for post in step.posted
                 ),
             )
-            connection.executemany(
-                "INSERT INTO ledger (at, entry, study, content) VALUES (?, ?, ?, ?)",
-                ((line.at, line.entry, line.study, line.content) for line in step.ledger),
-            )
-        return int(counter)
+        return counter
 
     def _placed(self, piece: bytes) -> tuple[bytes, int | None]:
         """What goes into the row, and the number of its file if it has one."""
@@ -234,7 +249,8 @@ class SqliteStore:
             for journal, round_id, *begun in rounds
         ]
 
-    def _erase_before(self, connection: sqlite3.Connection, at: float, study: str | None) -> int:
+    def _erase_before(self, connection: sqlite3.Connection, at: float, study: str | None) -> tuple[int, int]:
+        """How many rounds, and how many lines: there are more of these where it is ERASED_AT_ONCE."""
         values = (at, study)  # a study of NULL is any
         connection.execute(
             "DELETE FROM outbox WHERE round IN"
@@ -242,9 +258,9 @@ class SqliteStore:
             values,
         )
         rounds = connection.execute("DELETE FROM rounds WHERE ended IS NOT NULL AND at < ? AND coalesce(study = ?, TRUE)", values)
-        lines = connection.execute("DELETE FROM ledger WHERE at < ? AND coalesce(study = ?, TRUE)", values)
+        lines = audit_sqlite.erase(connection, self.chain, at, study, rounds.rowcount)
         self._database.untidy = True
-        return rounds.rowcount + lines.rowcount
+        return rounds.rowcount, lines
 
     def _sweep(self, connection: sqlite3.Connection) -> bool:
         rows = connection.execute(
@@ -263,11 +279,6 @@ class SqliteStore:
             )
             self._large.keep_only({number for (number,) in named})
         return bool(rows)
-
-
-def _counter(connection: sqlite3.Connection) -> int:
-    (counter,) = connection.execute("SELECT counter FROM store").fetchone()
-    return int(counter)
 
 
 def _expect_one(changed: sqlite3.Cursor, round_id: bytes) -> None:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TypeVar
 
-from nodes.store.base import Begun, ClosedRound, KeptKey, LedgerLine, OpenRound, Posted, Step, StoreError
+from nodes.store.audit import AuditEvent, AuditLine, Chain, Head, Kept
+from nodes.store.base import Begun, ClosedRound, KeptKey, OpenRound, Posted, Step, StoreError
 from nodes.store.rows import inconsistent
 
 T = TypeVar("T")
 Hook = Callable[[str], Awaitable[None]]
 """Called with the name of the method. May wait, and may raise."""
+
+
+_CHAIN = Chain()
 
 
 async def _nothing(_method: str) -> None:
@@ -27,16 +31,32 @@ async def _nothing(_method: str) -> None:
 class _Disk:
     """All that is kept, each table in its order. What the tables hold is immutable: copies of them are a copy of it all."""
 
-    counter: int = 0
+    head: Head = field(default_factory=_CHAIN.start)
     open: dict[bytes, tuple[Begun, tuple[bytes, ...]]] = field(default_factory=dict)
     """Of each round: how it began, and its events."""
     closed: dict[bytes, ClosedRound] = field(default_factory=dict)
     outbox: dict[tuple[bytes, int], Posted] = field(default_factory=dict)
-    ledger: list[LedgerLine] = field(default_factory=list)
+    audit: list[Kept] = field(default_factory=list)
     keys: dict[bytes, KeptKey] = field(default_factory=dict)
 
     def copy(self) -> _Disk:
-        return _Disk(self.counter, dict(self.open), dict(self.closed), dict(self.outbox), list(self.ledger), dict(self.keys))
+        return _Disk(self.head, dict(self.open), dict(self.closed), dict(self.outbox), list(self.audit), dict(self.keys))
+
+    def record(self, lines: Sequence[AuditLine]) -> None:
+        self.head, made = _CHAIN.extend(self.head, lines)
+        self.audit += made
+
+    def erase_lines(self, is_old: Callable[[str, float], bool], before: float, *, of_study: bool, rounds: int) -> int:
+        said = ("", AuditEvent.ERASED)
+        doomed = {kept.number for kept in self.audit if kept.line.event not in said and is_old(kept.line.study, kept.line.at)}
+        if not doomed and not rounds:
+            return 0
+        self.audit = [kept.emptied() if kept.number in doomed else kept for kept in self.audit]
+        first = list(takewhile(lambda kept: kept.line.event in said and kept.line.at < before, self.audit))
+        self.audit = self.audit[len(first) :]
+        self.head, made = _CHAIN.erase(self.head, sorted(doomed), first, before=before, of_study=of_study, rounds=rounds)
+        self.audit += made
+        return len(doomed)
 
     def posted(self, round_id: bytes) -> dict[tuple[bytes, int], Posted]:
         return {place: post for place, post in self.outbox.items() if place[0] == round_id}
@@ -65,11 +85,13 @@ class _Disk:
             if (round_id, post.number) in self.outbox:
                 raise inconsistent(round_id, f"has a message {post.number} already")
             self.outbox[round_id, post.number] = post
-        self.ledger += step.ledger
 
 
 class VolatileStore:
     """See `nodes.store.base.Store`."""
+
+    chain = _CHAIN
+    """See `AuditStore.chain`. There is nobody to keep a key from."""
 
     def __init__(self) -> None:
         self.before: Hook = _nothing
@@ -99,17 +121,34 @@ class VolatileStore:
 
         def change() -> int:
             disk = self._disk.copy()  # a step that does not fit leaves everything as it was
-            disk.counter += 1
+            disk.record([line for step in steps for line in step.audit])
             for step in steps:
                 disk.take(step)
             self._disk = disk
-            return disk.counter
+            return disk.head.counter
 
         return await self._do("commit", change)
 
     async def counter(self) -> int:
         """See `Store.counter`."""
-        return await self._do("counter", lambda: self._disk.counter)
+        return await self._do("counter", lambda: self._disk.head.counter)
+
+    async def record(self, lines: Sequence[AuditLine]) -> None:
+        """See `AuditStore.record`."""
+        await self._do("record", lambda: self._disk.record(lines))
+
+    async def audit_head(self) -> Head:
+        """See `AuditStore.audit_head`."""
+        return await self._do("audit_head", lambda: self._disk.head)
+
+    async def audit(self, after: int, limit: int, *, since: float = 0.0, event: str = "") -> list[Kept]:
+        """See `AuditStore.audit`."""
+
+        def look() -> list[Kept]:
+            later = (kept for kept in self._disk.audit if kept.number > after and kept.line.at >= since)
+            return list(islice((kept for kept in later if event in ("", kept.line.event)), limit))
+
+        return await self._do("audit", look)
 
     async def delivered(self, messages: Sequence[tuple[bytes, int]]) -> None:
         """See `Store.delivered`."""
@@ -145,13 +184,6 @@ class VolatileStore:
         """See `Store.find_closed`."""
         return await self._do("find_closed", lambda: self._disk.closed.get(round_id))
 
-    async def ledger(self, since: float, limit: int) -> list[LedgerLine]:
-        """See `Store.ledger`."""
-        return await self._do(
-            "ledger",
-            lambda: sorted((line for line in self._disk.ledger if line.at >= since), key=lambda line: line.at)[:limit],
-        )
-
     async def keep_key(self, key: KeptKey) -> None:
         """See `Store.keep_key`."""
         await self._do("keep_key", lambda: self._disk.keys.update({key.key_id: key}))
@@ -176,9 +208,7 @@ class VolatileStore:
             for round_id in old:
                 del disk.closed[round_id]
                 disk.call_back(round_id)
-            lines = len(disk.ledger)
-            disk.ledger = [line for line in disk.ledger if not is_old(line.study, line.at)]
-            return len(old) + lines - len(disk.ledger)
+            return len(old) + disk.erase_lines(is_old, at, of_study=study is not None, rounds=len(old))
 
         return await self._do("erase_before", change)
 

@@ -12,36 +12,38 @@ from nodes.config import HospitalConfig, PatientConfig
 from nodes.log import Logger
 from nodes.transport.guard import Count
 from nodes.transport.https import HttpsTransport
+from nodes.transport.inbox import Routes
 from nodes.transport.mail import RelayedTransport
-from nodes.transport.tls import CheckPeer
+from nodes.transport.tls import CheckPeer, Proof
 
 
 def node_transport(
     config: HospitalConfig | PatientConfig,
     *,
+    proof: Proof,
     roots: Sequence[bytes],
     roles: frozenset[Role],
     check_peer: CheckPeer,
     count: Count,
     log: Logger,
     keyring: Callable[[], Keyring],
+    routes: Routes,
 ) -> HttpsTransport | RelayedTransport:
     """The transport of a hospital or a patient; `keyring` gives the current one, whose key a patient publishes at its relay.
 
     Raises IdentityError or ConfigError for files and addresses that cannot be used.
     """
-    files = config.identity
     direct = None
     if config.listen is not None:
         direct = HttpsTransport(
             config.listen,
-            key_file=files.key,
-            certificate_file=files.certificate,
+            proof=proof,
             roots=roots,
             roles=roles,
             check_peer=check_peer,
             limits=config.limits,
             count=count,
+            routes=routes,
         )
     if config.relay is None:
         assert direct is not None, "a configuration names a listener or a relay"
@@ -50,8 +52,7 @@ def node_transport(
     return RelayedTransport(
         Identity(config.consortium, Role.RELAY, config.relay.name),
         config.relay.url,
-        key_file=files.key,
-        certificate_file=files.certificate,
+        proof=proof,
         roots=roots,
         check_peer=check_peer,
         limits=config.limits,

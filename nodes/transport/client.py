@@ -9,15 +9,18 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import SimpleNamespace
-from typing import TypeVar
+from typing import Any, TypeVar
+from weakref import WeakSet
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.tracing import Trace
 from yarl import URL
 
 from mpc.identity import Identity
 from nodes.transport.base import DeliveryError
 from nodes.transport.limits import Limits
-from nodes.transport.tls import NodeContext, PeerRefused
+from nodes.transport.tls import CheckPeer, NodeContext, PeerRefused, is_refused
 
 T = TypeVar("T")
 Read = Callable[[aiohttp.ClientResponse], Awaitable[T]]
@@ -38,6 +41,7 @@ class NodeClient:
         self._limits = limits
         self._proxy = proxy
         self._session: aiohttp.ClientSession | None = None
+        self._opened = WeakSet[ResponseHandler]()
 
     def start(self) -> None:
         """Needs the running event loop."""
@@ -48,6 +52,14 @@ class NodeClient:
         if self._session is not None:
             await self._session.close()
         self._session = None
+
+    def close_refused(self, check_peer: CheckPeer) -> int:
+        """Cuts every connection, also one in use, to a peer that `check_peer` refuses now. Returns how many."""
+        transports = [handler.transport for handler in self._opened]
+        refused = [one for one in transports if one is not None and not one.is_closing() and is_refused(one, check_peer)]
+        for transport in refused:
+            transport.abort()
+        return len(refused)
 
     async def ask(
         self,
@@ -63,7 +75,7 @@ class NodeClient:
         """What `read` makes of the answer of `node` at `url`, which must be here within `seconds`.
 
         Raises DeliveryError for one of these reasons: "stopped", "dns", "refused", "unreachable", "timeout", "tls",
-        "certificate" (theirs), "certificate-refused" (ours), "identity-mismatch", "proxy", "protocol".
+        "certificate" (theirs), "certificate-refused" (ours), "revoked" (theirs), "identity-mismatch", "proxy", "protocol".
         """
         if self._session is None:
             raise DeliveryError("stopped", "this node is not running")
@@ -97,7 +109,8 @@ class NodeClient:
         trace.on_connection_reuseconn.append(_note_kept)
         limits = self._limits
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
+            connector=_Connector(
+                self._opened,
                 resolver=aiohttp.ThreadedResolver(),
                 use_dns_cache=False,
                 limit=0,
@@ -110,6 +123,21 @@ class NodeClient:
             trust_env=False,
             trace_configs=[trace],
         )
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Remembers what it opened."""
+
+    def __init__(self, opened: WeakSet[ResponseHandler], **options: Any) -> None:
+        super().__init__(**options)
+        self._opened = opened
+
+    async def _create_connection(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> ResponseHandler:
+        handler = await super()._create_connection(req, traces, timeout)
+        self._opened.add(handler)
+        return handler
 
 
 def origin(node: Identity, endpoint: str) -> URL:

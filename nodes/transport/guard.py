@@ -15,16 +15,20 @@ import asyncio
 import logging
 import ssl
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from typing import cast
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar, cast
 
 from aiohttp import web
 
 from mpc.identity import Identity
 from nodes.transport.limits import Limits
-from nodes.transport.tls import NodeContext, NodeObject, PeerRefused, handshake_failed
+from nodes.transport.tls import NodeObject, PeerRefused, handshake_failed
 
-Handler = Callable[[web.BaseRequest, Identity], Awaitable[web.StreamResponse]]
+P = TypeVar("P", bound=Hashable)
+"""What a listener tells its guests apart by."""
+Handler = Callable[[web.BaseRequest, P], Awaitable[web.StreamResponse]]
+Who = Callable[[asyncio.Transport], P]
+"""Who is at the other end of a connection whose handshake succeeded: `proved_peer` or `peer_address`."""
 
 Count = Callable[[str], None]
 """Called with a fixed slug for each connection or request that was refused."""
@@ -33,23 +37,35 @@ _CANCEL_SECONDS = 0.1
 """What a request that outlived `stop_seconds` gets to notice that it is cancelled."""
 
 
-class Guard:
+def proved_peer(connection: asyncio.Transport) -> Identity:
+    """The node that its certificate proves, where the context is one of `tls.server_context`."""
+    return cast(NodeObject, connection.get_extra_info("ssl_object")).peer
+
+
+def peer_address(connection: asyncio.Transport) -> str:
+    """All that is known of a guest who need not show a certificate."""
+    peername = connection.get_extra_info("peername")
+    return str(peername[0]) if peername else "gone"
+
+
+class Guard(Generic[P]):
     """All connections of one listener. `context` may be exchanged at any time: it holds for new connections.
 
     Slugs counted: "connections", "address" and "peer" (that limit is full), "handshake-timeout", "certificate" (not
-    trusted, expired, not a node's), "no-certificate", "protocol" (no HTTP/1.1), "tls" (not TLS 1.3), "header-timeout",
+    trusted, expired, not a node's), "revoked", "no-certificate", "protocol" (no HTTP/1.1), "tls" (not TLS 1.3), "header-timeout",
     "malformed" (TLS, but not HTTP).
     """
 
-    def __init__(self, handler: Handler, context: NodeContext, limits: Limits, count: Count) -> None:
+    def __init__(self, handler: Handler[P], context: ssl.SSLContext, limits: Limits, count: Count, who: Who[P]) -> None:
         self.context = context
+        self.who = who
         self.limits = limits
         self.count = count
         self.handler = handler
         self.stopping = False
         self.logger = logging.Logger(__name__)
         self.logger.addHandler(_CountErrors(count))
-        self._connections: set[_Connection] = set()
+        self._connections: set[_Connection[P]] = set()
         self._handshakes: Counter[str] = Counter()
         self._empty = asyncio.Event()
 
@@ -60,6 +76,13 @@ class Guard:
     def count_connections(self) -> int:
         """Connections that are open, those in their handshake included."""
         return len(self._connections)
+
+    def cut(self, refused: Callable[[asyncio.Transport], bool]) -> int:
+        """Cuts every connection past its handshake, also one in use, that is refused now. Returns how many."""
+        found = [c for c in self._connections if c.secured is not None and refused(c.secured)]
+        for connection in found:
+            connection.abort()
+        return len(found)
 
     async def close(self) -> None:
         """Closes idle connections at once, the others when their request ends or after `stop_seconds`."""
@@ -80,7 +103,7 @@ class Guard:
                 return False
         return True
 
-    def admit(self, connection: _Connection, address: str) -> str | None:
+    def admit(self, connection: _Connection[P], address: str) -> str | None:
         """Counts a connection that was just accepted; the slug of the limit that is full, if one is."""
         if self.stopping or len(self._connections) >= self.limits.connections:
             return "connections"
@@ -96,7 +119,7 @@ class Guard:
         if not self._handshakes[address]:
             del self._handshakes[address]
 
-    def has_room(self, peer: Identity) -> bool:
+    def has_room(self, peer: P) -> bool:
         """Whether `peer` may have one more connection. If an idle one is in the way, it is closed."""
         same = [c for c in self._connections if c.peer == peer]
         if len(same) < self.limits.connections_per_peer:
@@ -108,18 +131,18 @@ class Guard:
         idle.abort()
         return True
 
-    def forget(self, connection: _Connection) -> None:
+    def forget(self, connection: _Connection[P]) -> None:
         """The connection has ended."""
         self._connections.discard(connection)
         if not self._connections:
             self._empty.set()
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(asyncio.Protocol, Generic[P]):
     """One accepted connection. asyncio calls it with raw TCP first and, once TLS is under it, with decrypted bytes."""
 
-    def __init__(self, guard: Guard) -> None:
-        self.peer: Identity | None = None
+    def __init__(self, guard: Guard[P]) -> None:
+        self.peer: P | None = None
         self.busy = False
         """A request's handler is at work."""
         self.idle = False
@@ -133,6 +156,11 @@ class _Connection(asyncio.Protocol):
         self._server: web.Server | None = None
         self._http: web.RequestHandler | None = None
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def secured(self) -> asyncio.Transport | None:
+        """The transport, once the handshake is over and while the connection lasts."""
+        return None if self._http is None else self._transport
 
     def abort(self) -> None:
         """Cuts the connection now."""
@@ -153,8 +181,7 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.pause_reading()  # the first bytes belong to TLS, which is not there yet
-        peername = transport.get_extra_info("peername")
-        address = str(peername[0]) if peername else "gone"
+        address = peer_address(self._transport)
         full = self._guard.admit(self, address)
         if full is not None:
             self._guard.count(full)
@@ -178,6 +205,9 @@ class _Connection(asyncio.Protocol):
         except ConnectionAbortedError:
             if not self._failed:
                 self._guard.count("handshake-timeout")
+        except ssl.SSLError as error:
+            if not self._failed:
+                self._guard.count(_slug(error))
         except OSError:
             pass  # the peer went away by itself
         else:
@@ -201,7 +231,7 @@ class _Connection(asyncio.Protocol):
 
     def _begin(self, secured: asyncio.Transport) -> None:
         self._transport = secured
-        peer = cast(NodeObject, secured.get_extra_info("ssl_object")).peer
+        peer = self._guard.who(secured)
         if not self._guard.has_room(peer):
             self._guard.count("peer")
             return
@@ -226,7 +256,7 @@ class _Connection(asyncio.Protocol):
         for data in early:
             self._http.data_received(data)
 
-    async def _handle(self, request: web.BaseRequest, peer: Identity) -> web.StreamResponse:
+    async def _handle(self, request: web.BaseRequest, peer: P) -> web.StreamResponse:
         self.busy = True
         self.idle = False
         self._set_timer(None)

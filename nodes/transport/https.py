@@ -7,7 +7,6 @@ file puts them together.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import aiohttp
 
@@ -15,11 +14,11 @@ from mpc.errors import Answer
 from mpc.identity import Identity, Role
 from nodes.transport.base import DeliveryError, Receive
 from nodes.transport.client import NodeClient, origin, unexpected
-from nodes.transport.guard import Count
-from nodes.transport.inbox import CONTENT_TYPE, PATH, STATUS, Inbox
+from nodes.transport.guard import Count, proved_peer
+from nodes.transport.inbox import CONTENT_TYPE, PATH, STATUS, Inbox, Routes
 from nodes.transport.limits import Limits
 from nodes.transport.listener import Listener
-from nodes.transport.tls import CheckPeer, client_context, server_context
+from nodes.transport.tls import CheckPeer, Proof, client_context, is_refused, server_context
 
 _ANSWER = {status: answer for answer, status in STATUS.items()}
 
@@ -27,30 +26,31 @@ _ANSWER = {status: answer for answer, status in STATUS.items()}
 class HttpsTransport:
     """Sends to other nodes, and takes messages at `listen`, "HOST:PORT" or "[IPV6]:PORT".
 
-    `key_file` and `certificate_file` are PEM, `roots` DER (see `tls.server_context`, whose errors the constructor
-    raises). Peers whose role is not in `roles` are rejected. `count` hears a slug for each connection or request that
-    is refused: those that `Guard` and `Inbox` list.
+    `proof` is what it shows, `roots` are DER (see `tls.server_context`, whose errors the constructor raises). Peers whose
+    role is not in `roles` are rejected; `routes` is what they may ask besides. `count` hears a slug for each connection or
+    request that is refused: those that `Guard` and `Inbox` list.
     """
 
     def __init__(
         self,
         listen: str,
         *,
-        key_file: Path,
-        certificate_file: Path,
+        proof: Proof,
         roots: Sequence[bytes],
         roles: frozenset[Role],
         check_peer: CheckPeer | None = None,
         limits: Limits | None = None,
         count: Count | None = None,
+        routes: Routes | None = None,
     ) -> None:
         self._roles = roles
+        self._routes = routes
         self._check_peer = check_peer
         self._limits = limits or Limits()
         self._count = count or (lambda _: None)
-        accepting = server_context(key_file, certificate_file, roots, check_peer)
-        self._listener = Listener(listen, accepting, self._limits, self._count)
-        self._client = NodeClient(client_context(key_file, certificate_file, roots, check_peer), self._limits)
+        accepting = server_context(proof, roots, check_peer)
+        self._listener = Listener(listen, accepting, self._limits, self._count, proved_peer)
+        self._client = NodeClient(client_context(proof, roots, check_peer), self._limits)
 
     @property
     def port(self) -> int:
@@ -61,18 +61,23 @@ class HttpsTransport:
         """Connections that other nodes have open here."""
         return self._listener.connections()
 
-    def reload(self, key_file: Path, certificate_file: Path, roots: Sequence[bytes]) -> None:
+    def reload(self, proof: Proof, roots: Sequence[bytes]) -> None:
         """Uses these for connections made from now on; those in use stay as they are.
 
-        Raises IdentityError, and changes nothing, when a file cannot be used.
+        Raises IdentityError, and changes nothing, when they cannot be used.
         """
-        accepting = server_context(key_file, certificate_file, roots, self._check_peer)
-        self._client.context = client_context(key_file, certificate_file, roots, self._check_peer)
+        accepting = server_context(proof, roots, self._check_peer)
+        self._client.context = client_context(proof, roots, self._check_peer)
         self._listener.context = accepting
+
+    def close_refused(self, check_peer: CheckPeer) -> int:
+        """Cuts the connections, of either direction, to peers that `check_peer` refuses now. Returns how many."""
+        inbound = self._listener.cut(lambda transport: is_refused(transport, check_peer))
+        return inbound + self._client.close_refused(check_peer)
 
     async def start(self, receive: Receive) -> None:
         """Listens, and gives each message to `receive`. Raises ConfigError when the address cannot be had."""
-        await self._listener.start(Inbox(receive, self._roles, self._limits, self._count).handle)
+        await self._listener.start(Inbox(receive, self._roles, self._limits, self._count, self._routes).handle)
         self._client.start()
 
     async def stop(self) -> None:

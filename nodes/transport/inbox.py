@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import io
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
 
@@ -24,13 +25,15 @@ from mpc.identity import Identity, Role
 from nodes.log import Event, logger, place
 from nodes.transport.base import Receive
 from nodes.transport.budget import ByteBudget
-from nodes.transport.guard import Count
+from nodes.transport.guard import Count, Handler
 from nodes.transport.limits import Limits
 
 PATH = "/v1/inbox"
 CONTENT_TYPE = "application/octet-stream"
 _PIECE = 128 * 1024
 
+_NO_CONTENT = frozenset({204, 304})
+"""A length would be wrong here (RFC 9110 section 8.6)."""
 STATUS = {
     Answer.ACCEPTED: 202,
     Answer.LATER: 503,
@@ -72,7 +75,8 @@ class Reply(web.StreamResponse):
         if request.method == "HEAD":
             self._content = b""
         headers = CIMultiDict(self.headers)
-        headers["Content-Length"] = str(len(self._content))
+        if self.status not in _NO_CONTENT:
+            headers["Content-Length"] = str(len(self._content))
         if self._closes:
             headers["Connection"] = "close"
         await request.writer.write_headers(f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}", headers)
@@ -86,6 +90,17 @@ class Reply(web.StreamResponse):
     async def write_eof(self, data: bytes = b"") -> None:
         """Nothing is left to write."""
 
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One more thing that a node answers its peers, besides messages."""
+
+    method: str
+    answer: Handler[Identity]
+
+
+Routes = Mapping[str, Route]
+"""By path. The same mapping may grow until the listener starts."""
 
 Take = Callable[[bytes], Awaitable[Reply]]
 """Answers a request whose whole body is here."""
@@ -101,7 +116,7 @@ class Intake:
         self._limits = limits
         self._count = count
         self._budget = ByteBudget(limits.budget_bytes)
-        self._at_work: Counter[Identity] = Counter()
+        self._at_work: Counter[Hashable] = Counter()
 
     def refuse(
         self, slug: str, status: int, word: str = "", *, headers: dict[str, str] | None = None, close: bool = False
@@ -110,9 +125,11 @@ class Intake:
         self._count(slug)
         return Reply(status, word, headers={"Date": formatdate(usegmt=True), **(headers or {})}, close=close)
 
-    async def take(self, request: web.BaseRequest, peer: Identity, most: int, take: Take) -> Reply:
+    async def take(
+        self, request: web.BaseRequest, peer: Hashable, most: int, take: Take, *, content_type: str = CONTENT_TYPE
+    ) -> Reply:
         """What `take` answers to the body of at most `most` bytes, or a refusal."""
-        if request.headers.get("Content-Type") != CONTENT_TYPE:
+        if request.headers.get("Content-Type") != content_type:
             return self.refuse("type", 415)
         size = request.content_length
         if size is None or "Transfer-Encoding" in request.headers:
@@ -132,7 +149,21 @@ class Intake:
             if not self._at_work[peer]:
                 del self._at_work[peer]
 
-    async def _take(self, request: web.BaseRequest, peer: Identity, size: int, take: Take) -> Reply:
+    async def give(self, request: web.BaseRequest, reply: Reply, size: int) -> Reply:
+        """Writes a reply of `size` bytes, which may be many; a peer that does not read is waited for no longer than one that does
+        not write. Slug counted: "slow-reader".
+        """
+        try:
+            async with asyncio.timeout(self._limits.send_deadline(size)):
+                await reply.prepare(request)
+        except TimeoutError:
+            self._count("slow-reader")
+            reply.force_close()
+            if request.transport is not None:
+                request.transport.abort()
+        return reply
+
+    async def _take(self, request: web.BaseRequest, peer: Hashable, size: int, take: Take) -> Reply:
         try:
             async with asyncio.timeout(self._limits.body_deadline(size)):
                 body = await _body(request, size)
@@ -149,13 +180,16 @@ class Intake:
 
 
 class Inbox:
-    """Takes requests of peers whose identity is proved and gives their messages to `receive`.
+    """Takes requests of peers whose identity is proved and gives their messages to `receive`, or what is for `routes` to those.
 
     Slugs counted: "role", "path", "method", and those of `Intake`.
     """
 
-    def __init__(self, receive: Receive, roles: frozenset[Role], limits: Limits, count: Count) -> None:
+    def __init__(
+        self, receive: Receive, roles: frozenset[Role], limits: Limits, count: Count, routes: Routes | None = None
+    ) -> None:
         self._receive = receive
+        self._routes = {} if routes is None else routes
         self._roles = roles
         self._limits = limits
         self._intake = Intake(limits, count)
@@ -164,10 +198,13 @@ class Inbox:
         """Answers one request."""
         if peer.role not in self._roles:
             return self._intake.refuse("role", 403, Answer.REJECTED, close=True)
-        if request.rel_url.raw_path != PATH:
+        route = self._routes.get(request.rel_url.raw_path)
+        if route is None and request.rel_url.raw_path != PATH:
             return self._intake.refuse("path", 404)
-        if request.method != "POST":
-            return self._intake.refuse("method", 405, headers={"Allow": "POST"})
+        if request.method != (method := "POST" if route is None else route.method):
+            return self._intake.refuse("method", 405, headers={"Allow": method})
+        if route is not None:
+            return await route.answer(request, peer)
 
         async def take(message: bytes) -> Reply:
             answer = await self._receive(message, peer)

@@ -1,27 +1,30 @@
-"""A node's listener: an address, the guard at its door, and a handler for the requests of peers whose identity is proved."""
+"""A node's listener: an address, the guard at its door, and a handler for the requests of its guests."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import re
+import ssl
+from collections.abc import Callable
+from typing import Generic
 
 from mpc.errors import ConfigError
-from nodes.transport.guard import Count, Guard, Handler
+from nodes.transport.guard import Count, Guard, Handler, P, Who
 from nodes.transport.limits import Limits
-from nodes.transport.tls import NodeContext
 
 
-class Listener:
-    """Listens at `listen`, "HOST:PORT" or "[IPV6]:PORT". `count` hears the slugs that `Guard` lists."""
+class Listener(Generic[P]):
+    """Listens at `listen`, "HOST:PORT" or "[IPV6]:PORT". `count` hears the slugs that `Guard` lists; `who` tells guests apart."""
 
-    def __init__(self, listen: str, context: NodeContext, limits: Limits, count: Count) -> None:
+    def __init__(self, listen: str, context: ssl.SSLContext, limits: Limits, count: Count, who: Who[P]) -> None:
         self._listen = listen
         self._host, self._port = _parse_listen(listen)
         self._context = context
         self._limits = limits
         self._count = count
-        self._guard: Guard | None = None
+        self._who = who
+        self._guard: Guard[P] | None = None
         self._server: asyncio.Server | None = None
 
     @property
@@ -35,20 +38,24 @@ class Listener:
         """Connections that other nodes have open here."""
         return 0 if self._guard is None else self._guard.count_connections()
 
+    def cut(self, refused: Callable[[asyncio.Transport], bool]) -> int:
+        """See `Guard.cut`."""
+        return 0 if self._guard is None else self._guard.cut(refused)
+
     @property
-    def context(self) -> NodeContext:
+    def context(self) -> ssl.SSLContext:
         """What connections are accepted with. A new one holds for new connections."""
         return self._context
 
     @context.setter
-    def context(self, context: NodeContext) -> None:
+    def context(self, context: ssl.SSLContext) -> None:
         self._context = context
         if self._guard is not None:
             self._guard.context = context
 
-    async def start(self, handler: Handler) -> None:
+    async def start(self, handler: Handler[P]) -> None:
         """Listens, and gives each request to `handler`. Raises ConfigError when the address cannot be had."""
-        self._guard = Guard(handler, self._context, self._limits, self._count)
+        self._guard = Guard(handler, self._context, self._limits, self._count, self._who)
         try:
             self._server = await asyncio.get_running_loop().create_server(self._guard.protocol, self._host, self._port)
         except OSError as error:

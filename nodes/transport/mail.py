@@ -12,7 +12,6 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import aiohttp
 
@@ -28,7 +27,7 @@ from nodes.transport.client import NodeClient, origin, unexpected
 from nodes.transport.https import HttpsTransport
 from nodes.transport.inbox import CONTENT_TYPE
 from nodes.transport.limits import MIB, Limits
-from nodes.transport.tls import CheckPeer, client_context
+from nodes.transport.tls import CheckPeer, Proof, client_context
 
 _BATCH = 256
 _BATCH_BYTES = BATCH_BYTES * 3 // 4
@@ -69,8 +68,7 @@ class RelayedTransport:
         relay: Identity,
         url: str,
         *,
-        key_file: Path,
-        certificate_file: Path,
+        proof: Proof,
         roots: Sequence[bytes],
         check_peer: CheckPeer | None,
         limits: Limits,
@@ -88,7 +86,7 @@ class RelayedTransport:
         self._key = key
         # The fetch that waits for mail has a connection of its own: nothing else waits behind it.
         connections = replace(limits, connections_per_recipient=limits.connections_per_recipient + 1)
-        self._client = NodeClient(client_context(key_file, certificate_file, roots, check_peer), connections, proxy)
+        self._client = NodeClient(client_context(proof, roots, check_peer), connections, proxy)
         self._posts: Group[bytes, Answer] = Group(self._post, most=_BATCH, heaviest=_BATCH_BYTES, weigh=len)
         self._pause_until = 0.0
         self._published: bytes | None = None
@@ -107,12 +105,17 @@ class RelayedTransport:
         """Connections that other nodes have open here."""
         return 0 if self._direct is None else self._direct.connections()
 
-    def reload(self, key_file: Path, certificate_file: Path, roots: Sequence[bytes]) -> None:
+    def reload(self, proof: Proof, roots: Sequence[bytes]) -> None:
         """See `HttpsTransport.reload`."""
-        context = client_context(key_file, certificate_file, roots, self._check_peer)
+        context = client_context(proof, roots, self._check_peer)
         if self._direct is not None:
-            self._direct.reload(key_file, certificate_file, roots)
+            self._direct.reload(proof, roots)
         self._client.context = context
+
+    def close_refused(self, check_peer: CheckPeer) -> int:
+        """See `HttpsTransport.close_refused`."""
+        direct = 0 if self._direct is None else self._direct.close_refused(check_peer)
+        return direct + self._client.close_refused(check_peer)
 
     async def start(self, receive: Receive) -> None:
         """Begins to fetch; with `direct`, to listen."""

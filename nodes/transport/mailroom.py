@@ -38,7 +38,7 @@ from nodes.transport.batch import (
 )
 from nodes.transport.budget import ByteBudget
 from nodes.transport.guard import Count
-from nodes.transport.inbox import CONTENT_TYPE, Intake, Reply
+from nodes.transport.inbox import CONTENT_TYPE, Intake, Reply, Routes
 from nodes.transport.limits import MIB, Limits
 
 _REPLY_BYTES = 64 * MIB
@@ -64,7 +64,7 @@ class Mailroom:
     """Serves nodes of one consortium from `store`, by the rules. `credentials` may be exchanged at any time.
 
     Slugs counted: "role", "path", "method", "query", "batch" (cut off, or too many), "cursor", "key", "store" (it failed),
-    "slow-reader", and those of `Intake`.
+    and those of `Intake`.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class Mailroom:
         count: Count,
         posted: Posted,
         store_failed: StoreFailed,
+        routes: Routes | None = None,
     ) -> None:
         self._me = me
         self._store = store
@@ -87,6 +88,7 @@ class Mailroom:
         self._count = count
         self._posted = posted
         self._failed = store_failed
+        self._routes = {} if routes is None else routes
         self._intake = Intake(limits, count)
         self._replies = ByteBudget(_REPLY_BYTES)
         self._polls: dict[Identity, _Poll] = {}
@@ -113,6 +115,11 @@ class Mailroom:
         if peer.role not in SERVED or peer.consortium != self._me.consortium:
             return self._intake.refuse("role", 403, Answer.REJECTED, close=True)
         path, method = request.rel_url.raw_path, request.method
+        route = self._routes.get(path)
+        if route is not None:
+            if method != route.method:
+                return self._intake.refuse("method", 405, headers={"Allow": route.method})
+            return await route.answer(request, peer)
         try:
             if peer not in self._known:  # before it can have written to anybody who would answer
                 await self._store.open_boxes([peer])
@@ -204,17 +211,7 @@ class Mailroom:
 
     async def _write(self, request: web.BaseRequest, letters: Fetched) -> Reply:
         body = b"".join(pack_fetched(letters))
-        reply = Reply(200, body, headers=_KIND)
-        try:
-            # Here and not by aiohttp afterwards, so that a peer that does not read is waited for no longer than this.
-            async with asyncio.timeout(self._limits.send_deadline(len(body))):
-                await reply.prepare(request)
-        except TimeoutError:
-            self._count("slow-reader")
-            reply.force_close()
-            if request.transport is not None:
-                request.transport.abort()
-        return reply
+        return await self._intake.give(request, Reply(200, body, headers=_KIND), len(body))
 
     # -- keys
 

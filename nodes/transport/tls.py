@@ -4,20 +4,26 @@ A node is its SPIFFE URI (`mpc.identity`), so host names are not compared (RFC 9
 reference identity). The client names the node it expects; another node, however good its certificate, never sees a byte
 of the request.
 
-Contexts are made from files because Python's `ssl` loads keys in no other way. They are made by hand and not by
-`ssl.create_default_context`, which would trust the machine's web authorities and obey SSLKEYLOGFILE.
+Contexts are made by hand and not by `ssl.create_default_context`, which would trust the machine's web authorities and obey
+SSLKEYLOGFILE.
 """
 
 from __future__ import annotations
 
+import asyncio
 import asyncio.sslproto
+import secrets
 import ssl
+import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from pathlib import Path
-from typing import cast
+from typing import Any, Protocol, cast
 
-from mpc.errors import IdentityError
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+
+from mpc.errors import IdentityError, RevokedError
 from mpc.identity import Identity
 from nodes.transport.limits import KIB
 
@@ -27,8 +33,26 @@ ALPN = "http/1.1"
 # connect and say nothing take hundreds of megabytes.
 asyncio.sslproto.SSLProtocol.max_size = 64 * KIB
 
-CheckPeer = Callable[[bytes], Identity]
-"""Leaf certificate (DER) of a peer whose chain is verified, to its identity. Raises IdentityError."""
+CheckPeer = Callable[[tuple[bytes, ...]], Identity]
+"""The chain of a peer (DER, leaf first, without the root) to its identity. Raises IdentityError.
+
+OpenSSL has verified the chain, which may not be the one that the peer sent. It knows no more than RFC 5280.
+"""
+
+
+class Proof(Protocol):
+    """What a node proves itself with: `pki.node.NodeKey` is one."""
+
+    @property
+    def private_key(self) -> ec.EllipticCurvePrivateKey:
+        """Of the first certificate."""
+        ...
+
+    @property
+    def chain(self) -> tuple[bytes, ...]:
+        """DER, leaf first, without the root."""
+        ...
+
 
 handshake_failed: ContextVar[Callable[[ssl.SSLError], None] | None] = ContextVar("handshake_failed", default=None)
 """Told why a server's handshake failed. A context variable: asyncio makes the SSLObject and hands nothing on."""
@@ -46,9 +70,10 @@ class PeerRefused(ssl.SSLCertVerificationError):
 
 
 class NodeObject(ssl.SSLObject):
-    """One end of a connection; knows its `peer` from the moment the handshake succeeds."""
+    """One end of a connection; knows its `peer` from the moment the handshake succeeds, and the `chain` that proved it."""
 
     peer: Identity
+    chain: tuple[bytes, ...]
     _expected: Identity | None
     _incoming: ssl.MemoryBIO
     _outgoing: ssl.MemoryBIO
@@ -80,7 +105,10 @@ class NodeObject(ssl.SSLObject):
         if self.selected_alpn_protocol() != ALPN:
             raise PeerRefused("protocol", f"the other end did not agree on {ALPN}; it is not a node's inbox")
         try:
-            peer = peer_identity(self, cast(NodeContext, self.context).check_peer)
+            self.chain = _chain(self)
+            peer = peer_identity(self, self.chain, cast(NodeContext, self.context).check_peer)
+        except RevokedError as error:
+            raise PeerRefused("revoked", str(error)) from error
         except IdentityError as error:
             raise PeerRefused("certificate", str(error)) from error
         if self._expected is not None and peer != self._expected:
@@ -104,9 +132,8 @@ class NodeContext(ssl.SSLContext):
     ) -> ssl.SSLObject:
         """As `ssl.SSLContext.wrap_bio`, but a client's `server_hostname` is the URI of the node that it expects.
 
-        It is compared with the certificate and never sent: no name of a node travels in the clear as SNI would. One
-        context serves all peers; a context a peer would read the key files again whenever a new peer is met, and could
-        meet them half replaced. Raises IdentityError when a client names nobody.
+        It is compared with the certificate and never sent: no name of a node travels in the clear as SNI would. So one
+        context serves all peers. Raises IdentityError when a client names nobody.
         """
         expected = None
         if not server_side:
@@ -123,34 +150,61 @@ class NodeContext(ssl.SSLContext):
         return connection
 
 
-def server_context(
-    key_file: Path, certificate_file: Path, roots: Sequence[bytes], check_peer: CheckPeer | None = None
-) -> NodeContext:
+def server_context(proof: Proof, roots: Sequence[bytes], check_peer: CheckPeer | None = None) -> NodeContext:
     """What a listener accepts connections with.
 
-    The files are PEM: private key; certificate chain, leaf first. `roots` are the trusted certificates, DER.
-    `check_peer` checks more of a peer's certificate than OpenSSL does, on every handshake. Raises IdentityError when a
-    file cannot be used.
+    `roots` are the trusted certificates, DER. `check_peer` checks more of a peer's certificates than OpenSSL does, on every
+    handshake. Raises IdentityError when OpenSSL cannot use `proof`.
     """
-    context = _context(ssl.PROTOCOL_TLS_SERVER, key_file, certificate_file, roots, check_peer)
+    context = _context(ssl.PROTOCOL_TLS_SERVER, proof, roots, check_peer)
     context.num_tickets = 0  # RFC 8446 section 2.2: a ticket would let a revoked node back in without its certificate
     return context
 
 
-def client_context(
-    key_file: Path, certificate_file: Path, roots: Sequence[bytes], check_peer: CheckPeer | None = None
-) -> NodeContext:
+def client_context(proof: Proof, roots: Sequence[bytes], check_peer: CheckPeer | None = None) -> NodeContext:
     """What connections to other nodes are opened with; arguments and errors as for `server_context`."""
-    return _context(ssl.PROTOCOL_TLS_CLIENT, key_file, certificate_file, roots, check_peer)
+    return _context(ssl.PROTOCOL_TLS_CLIENT, proof, roots, check_peer)
 
 
-def peer_identity(connection: ssl.SSLObject, check_peer: CheckPeer | None = None) -> Identity:
+def strangers_context(proof: Proof) -> ssl.SSLContext:
+    """What a listener accepts guests with who have no certificate yet; it proves who it is. Errors as for `server_context`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _restrict(context)
+    context.num_tickets = 0
+    _show(context, proof)
+    return context
+
+
+def visitor_context(roots: Sequence[bytes] | None, check_peer: CheckPeer) -> NodeContext:
+    """What a node that has no certificate yet opens connections with; arguments as for `server_context`.
+
+    With None no chain is verified, and `check_peer` is shown the leaf alone: good for what is public and checked by other
+    means, and for nothing else.
+    """
+    context = NodeContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_peer = check_peer
+    _restrict(context)
+    if roots is None:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    else:
+        _trust(context, roots)
+    return context
+
+
+def is_refused(transport: asyncio.BaseTransport, check_peer: CheckPeer) -> bool:
+    """Whether the peer at the other end of a connection of `NodeContext`, whose handshake has succeeded, would be refused now."""
+    try:
+        check_peer(cast(NodeObject, transport.get_extra_info("ssl_object")).chain)
+    except IdentityError:
+        return True
+    return False
+
+
+def peer_identity(connection: ssl.SSLObject, chain: tuple[bytes, ...], check_peer: CheckPeer | None = None) -> Identity:
     """Who the verified certificate of the other end says it is: its one URI SAN. Raises IdentityError."""
-    leaf = connection.getpeercert(binary_form=True)
-    if leaf is None:
-        raise IdentityError("the other end showed no certificate")
     if check_peer is not None:
-        return check_peer(leaf)
+        return check_peer(chain)
     names = (connection.getpeercert() or {}).get("subjectAltName", ())
     uris = [str(value) for kind, value in cast("tuple[tuple[str, str], ...]", names) if kind == "URI"]
     if len(uris) != 1:
@@ -158,41 +212,57 @@ def peer_identity(connection: ssl.SSLObject, check_peer: CheckPeer | None = None
     return Identity.parse(uris[0])
 
 
-def _context(
-    protocol: int, key_file: Path, certificate_file: Path, roots: Sequence[bytes], check_peer: CheckPeer | None
-) -> NodeContext:
+def _chain(connection: ssl.SSLObject) -> tuple[bytes, ...]:
+    """The certificates by which OpenSSL believes the other end, without the root. Raises IdentityError when there are none."""
+    leaf = connection.getpeercert(binary_form=True)
+    if leaf is None:
+        raise IdentityError("the other end showed no certificate")
+    if connection.context.verify_mode is ssl.CERT_NONE:
+        return (leaf,)
+    if sys.version_info >= (3, 13):
+        found = [bytes(der) for der in connection.get_verified_chain()]
+    else:  # there since Python 3.10, and not public until 3.13
+        der = 2  # _ssl.ENCODING_DER
+        found = [one.public_bytes(der) for one in cast(Any, connection)._sslobj.get_verified_chain() or ()]
+    if len(found) < 2:  # so it is in a resumed session, which nobody here offers
+        raise IdentityError("the certificates of the other end lead to no authority")
+    return tuple(found[:-1])
+
+
+def _context(protocol: int, proof: Proof, roots: Sequence[bytes], check_peer: CheckPeer | None) -> NodeContext:
     context = NodeContext(protocol)
     context.check_peer = check_peer
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.verify_flags |= ssl.VERIFY_X509_STRICT
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_TICKET
-    context.set_alpn_protocols([ALPN])
-    _load_chain(context, key_file, certificate_file)
-    context.load_verify_locations(cadata=b"".join(roots))
+    _restrict(context)
+    _show(context, proof)
+    _trust(context, roots)
     return context
 
 
-def _load_chain(context: ssl.SSLContext, key_file: Path, certificate_file: Path) -> None:
-    for file in (key_file, certificate_file):
-        _check_readable(file)
+def _restrict(context: ssl.SSLContext) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_TICKET
+    context.set_alpn_protocols([ALPN])
+
+
+def _trust(context: ssl.SSLContext, roots: Sequence[bytes]) -> None:
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    context.load_verify_locations(cadata=b"".join(roots))
+
+
+def _show(context: ssl.SSLContext, proof: Proof) -> None:
+    # Python's `ssl` takes keys from files and in no other way. This one is encrypted under a password that nobody keeps.
+    password = secrets.token_hex(32)
+    key = proof.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(password.encode()))
     try:
-        # Without a password given, OpenSSL would ask the terminal for one and wait.
-        context.load_cert_chain(certificate_file, key_file, password="")
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            raise IdentityError(
-                f"the key {key_file} does not belong to the certificate {certificate_file}; use the pair that was issued together"
-            ) from error
+        with tempfile.NamedTemporaryFile(prefix="cohortium-") as file:
+            file.write(key + "".join(map(ssl.DER_cert_to_PEM_cert, proof.chain)).encode())
+            file.flush()
+            context.load_cert_chain(file.name, password=password)
+    except OSError as error:  # ssl.SSLError is one
+        reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
         raise IdentityError(
-            f"cannot use key {key_file} with certificate {certificate_file}: both must be PEM, the key without a password"
+            f"TLS cannot use this node's key and certificate ({reason}); use a pair that was issued together, and see that "
+            f"{tempfile.gettempdir()} can be written"
         ) from error
-
-
-def _check_readable(file: Path) -> None:
-    try:
-        with file.open("rb"):
-            pass
-    except OSError as error:
-        raise IdentityError(f"cannot read {file}: {error.strerror}") from error

@@ -32,6 +32,8 @@ from mpc.statement import Signed
 from mpc.statistics import encode as encode_values
 from mpc.statistics import plan
 from mpc.wire import Struct, decode, encode
+from nodes.store.audit import AuditEvent, audit_line, link
+from nodes.store.audit import text as audit_text
 from tests.docs.example_round import CSV, HOSPITAL, PATIENTS, ROOT, SOURCES, STUDY, VECTORS, ExampleRound, Message, play
 from tests.mpc.parts import HEADER_FIELDS, Parts
 
@@ -140,6 +142,23 @@ def signed_statement() -> str:
 
 
 # ---- journey.md
+
+
+def audit_log() -> str:
+    """Two lines of an export, of which the first was emptied since."""
+    said = (
+        audit_line(1_800_000_000.25, AuditEvent.RELOADED, certificate="5e0f"),
+        audit_line(1_800_000_060.0, AuditEvent.DECLINED, "pulse", round="07a1", reason="2 rounds are open already"),
+    )
+    digest, lines = bytes(32), []
+    for number, line in enumerate(said, 1):
+        written = audit_text(line, bytes([number]) * 16)
+        body = hashlib.sha256(written).digest()
+        digest = link(digest, number, body)
+        content = f'"erased":"{body.hex()}"' if number == 1 else f'"entry":{written.decode()}'
+        lines += [f"text({number})", written.decode(), f"in an export{', once it was erased' if number == 1 else ''}"]
+        lines += [f'{{"number":{number},"digest":"{digest.hex()}",{content}}}']
+    return _text(*lines)
 
 
 def source() -> str:
@@ -339,6 +358,7 @@ BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
         "key-statement": signed_statement,
         "envelope": envelope_fields,
         "opening": envelope_opening,
+        "audit-log": audit_log,
     },
     "journey.md": {
         "question": question,

@@ -32,6 +32,7 @@ from scripts.deployment import HOSPITAL
 from tests.e2e.client import Files, context, files_of, issue, issue_elsewhere, request
 from tests.e2e.harness import SECONDS, Cohort, cohortium, total
 from tests.e2e.played import Loop
+from tests.nodes.transport.certificates import pair_of
 
 PATIENTS = ("alice", "bob", "charlie")
 STRANGE = ("absent", "elsewhere", "expired", "other", "plain-http", "plain-tcp", "silent", "swapped")
@@ -107,8 +108,7 @@ def _inbox(loop: Loop, port: int, files: Files) -> Iterator[None]:
     """Our own listener, with whatever certificate; it accepts whatever comes."""
     transport = HttpsTransport(
         f"127.0.0.1:{port}",
-        key_file=files.key,
-        certificate_file=files.certificate,
+        proof=pair_of(files.key, files.certificate),
         roots=TrustStore.load(files.authority).roots,
         roles=frozenset(Role),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
@@ -24,10 +25,11 @@ from mpc.statement import Signed
 from mpc.study import Study, problems
 from mpc.wire import Struct, decode, encode
 from nodes.transport.batch import pack_answers, pack_fetched, pack_posted, unpack_answers, unpack_fetched, unpack_posted
+from pki.lists import pack, take, unpack
 from pki.trust import TrustStore, check_leaf
 from tests.fuzz.mutate import join
 from tests.fuzz.run import Target
-from tests.mpc.nodes import CONSORTIUM, HOSPITAL, NOW, authority, credential, keyring, patient, patient_round, trust
+from tests.mpc.nodes import CONSORTIUM, HOSPITAL, NOW, authority, credential, keyring, patient, patient_round, revoking, trust
 from tests.mpc.world import MAX_SIZE, Letter, World, world
 
 _NAMES = ("alice", "bob", "charlie")
@@ -238,6 +240,17 @@ def _certificate(raw: bytes) -> None:
         assert raw in _certificates(), "the authority did not issue this"
 
 
+def _handed_on() -> list[bytes]:
+    listed = revoking(HOSPITAL).lists
+    return [pack(listed), listed[0].revocations.der, pack(listed) + ssl.DER_cert_to_PEM_cert(_certificates()[0]).encode()]
+
+
+def _lists(raw: bytes) -> None:
+    with suppress(IdentityError):
+        believed, _ = take(trust(), unpack(raw), NOW)
+        assert all(listed.revocations.number == 1 for listed in believed.lists), "the authority has signed no other"
+
+
 def _any_certificate(raw: bytes) -> None:
     believed = TrustStore(trust().roots)  # it remembers what it verified, and here a lot holds
     with suppress(IdentityError):
@@ -293,7 +306,7 @@ PARSERS = (
     *("payload Invitation", "payload Signed", "payload Consent", "payload Declined", "payload Roster", "payload Share"),
     *("payload Collect", "payload PartialSum", "payload Receipt", "payload Abort", "payload Study"),
     *("study", "key statement", "signed key statement", "published key", "roster", "signed roster"),
-    *("certificate", "issued certificate", "posted batch", "fetched batch", "answers"),
+    *("certificate", "revocation lists", "issued certificate", "posted batch", "fetched batch", "answers"),
 )
 
 
@@ -317,6 +330,7 @@ def parsers() -> dict[str, Target]:
         Target("roster", rosters, take_roster, 3),
         Target("signed roster", rosters, take_roster, 2, wrap=sign_roster),
         Target("certificate", _certificates(), _certificate, 6),
+        Target("revocation lists", _handed_on(), _lists, 4),
         Target("issued certificate", _contents(), _any_certificate, 4, wrap=_issue),
         Target("posted batch", batches, _posted, 5, split_posted),
         Target("fetched batch", fetched, _fetched, 3),

@@ -29,7 +29,7 @@ from nodes.config import check_hospital
 from nodes.hospital import HospitalDaemon
 from nodes.store.mail_sqlite import SqliteMail
 from nodes.transport.batch import pack_posted
-from nodes.transport.guard import Guard, Handler
+from nodes.transport.guard import Guard, Handler, proved_peer
 from nodes.transport.inbox import Inbox
 from nodes.transport.limits import Limits
 from nodes.transport.mailroom import Mailroom
@@ -80,11 +80,12 @@ class Pipe(asyncio.Transport):
 class Door:
     """A guard and what it says to one request after the other, each on a connection of its own."""
 
-    def __init__(self, handler: Handler, refused: Counter[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, handler: Handler[Identity], refused: Counter[str], monkeypatch: pytest.MonkeyPatch) -> None:
         self.refused = refused
         self._handler = handler
         self._at_work = 0
-        self._guard = Guard(self._handle, SimpleNamespace(), LIMITS, lambda slug: refused.update([slug]))  # type: ignore[arg-type]
+        context: Any = SimpleNamespace()
+        self._guard = Guard(self._handle, context, LIMITS, lambda slug: refused.update([slug]), proved_peer)
         monkeypatch.setattr(asyncio.get_running_loop(), "start_tls", self._start_tls)
 
     async def _start_tls(self, raw: Pipe, *_arguments: object, **_options: object) -> Pipe:

@@ -79,7 +79,7 @@ def consecutive(directory: Path, warm: int, count: int) -> None:
         for node, earlier in before.items():
             rows = made.rows(node)
             assert rows["rounds"] - earlier["rounds"] == count
-            assert rows["ledger"] - earlier["ledger"] <= 3 * count
+            assert rows["audit"] - earlier["audit"] <= 3 * count
             assert rows["keys"] == earlier["keys"]
 
 

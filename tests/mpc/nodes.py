@@ -17,7 +17,8 @@ from mpc.rounds.hospital import HospitalRound
 from mpc.rounds.patient import PatientRound
 from mpc.secret import Entropy
 from mpc.study import Statistic, Study, Variable
-from pki.profile import ListenerNames, leaf_certificate, root_certificate
+from pki.profile import ListenerNames, leaf_certificate, revocation_list, root_certificate
+from pki.revocation import RevocationList
 from pki.trust import TrustStore
 
 NOW = 1_700_000_000.0
@@ -40,6 +41,15 @@ def authority(name: str) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
 @cache
 def trust() -> TrustStore:
     return TrustStore([authority(CONSORTIUM)[1].public_bytes(Encoding.DER)])
+
+
+def revoking(*identities: Identity, number: int = 1) -> TrustStore:
+    """`trust()`, told of a list that names these nodes' certificates."""
+    key, root = authority(CONSORTIUM)
+    serials = [x509.load_der_x509_certificate(keyring(identity).chain[0]).serial_number for identity in identities]
+    entries = [(serial, int(NOW), x509.ReasonFlags.key_compromise) for serial in serials]
+    signed = revocation_list(entries, number, root, key, int(NOW) - 300, int(NOW) + 86_400)
+    return trust().with_list(RevocationList.parse(signed.public_bytes(Encoding.DER)), NOW)
 
 
 def certificate(identity: Identity, key: ec.EllipticCurvePublicKey, issuer: str = CONSORTIUM, days: int = 30) -> bytes:

@@ -8,9 +8,9 @@ import pytest
 
 from mpc import credentials
 from mpc.credentials import Credentials
-from mpc.errors import IdentityError
+from mpc.errors import IdentityError, RevokedError
 from mpc.identity import Credential
-from tests.mpc.nodes import HOSPITAL, NOW, credential, keyring, patient, trust
+from tests.mpc.nodes import HOSPITAL, NOW, credential, keyring, patient, revoking, trust
 
 DAY = 86_400
 ALICE = patient("alice")
@@ -60,6 +60,47 @@ def test_a_certificate_that_has_expired_since_is_refused() -> None:
         known.find(credential(ALICE).digest, NOW + 31 * DAY)
     with pytest.raises(IdentityError, match="has expired"):
         known.learn(keyring(ALICE).chain, NOW + 31 * DAY)
+
+
+def authorities() -> frozenset[bytes]:
+    return frozenset({credential(ALICE).authority})
+
+
+def test_who_is_revoked_later_is_refused_from_then_on() -> None:
+    known = Credentials(trust())
+    alice = known.learn(keyring(ALICE).chain, NOW)
+    bob = known.learn(keyring(patient("bob")).chain, NOW)
+    assert not known.revoked(alice, NOW)
+    known.replace_trust(revoking(ALICE), authorities())
+
+    with pytest.raises(RevokedError, match=r"of spiffe://demo/patient/alice was revoked on .* \(keyCompromise\)") as caught:
+        known.find(alice.digest, NOW)
+    assert caught.value.node == ALICE.uri
+    with pytest.raises(RevokedError):
+        known.learn(keyring(ALICE).chain, NOW)
+    assert known.find(bob.digest, NOW) == bob
+    assert (known.revoked(alice, NOW), known.revoked(bob, NOW)) == (True, False)
+
+
+def test_who_has_expired_or_is_a_stranger_is_not_called_revoked() -> None:
+    known = Credentials(revoking(patient("bob")))
+    alice = known.learn(keyring(ALICE).chain, NOW)
+    assert not known.revoked(alice, NOW + 31 * DAY)
+    assert not known.revoked(credential(HOSPITAL), NOW)
+
+
+def test_in_the_past_nobody_is_revoked_and_afterwards_all_are_again() -> None:
+    now_revoked = revoking(ALICE)
+    known = Credentials(now_revoked, now_revoked.without_lists())
+    with known.in_the_past():
+        alice = known.learn(keyring(ALICE).chain, NOW)
+        assert known.find(alice.digest, NOW) == alice
+        assert not known.revoked(alice, NOW)
+    assert known.revoked(alice, NOW)
+    with pytest.raises(ZeroDivisionError), known.in_the_past():
+        1 / 0  # noqa: B018  (it raises)
+    with pytest.raises(RevokedError):
+        known.find(alice.digest, NOW)
 
 
 def test_a_known_leaf_does_not_excuse_the_rest_of_its_chain() -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mpc.errors import IdentityError
 from mpc.identity import Identity, Role
-from tests.mpc.nodes import HOSPITAL, credential
 from tests.mpc.properties import quick
 
 edges = st.sampled_from("az09")
@@ -85,14 +82,3 @@ def test_identities_are_ordered_as_their_uris_are() -> None:
         for name in ("bob", "al", "alice", "a-b", "a.b", "a1")
     ]
     assert [identity.uri for identity in sorted(some)] == sorted(identity.uri for identity in some)
-
-
-def test_a_credential_holds_from_its_first_to_its_last_second() -> None:
-    known = replace(credential(HOSPITAL), not_before=1000, not_after=2000)
-
-    known.check_time(1000)
-    known.check_time(2000)
-    with pytest.raises(IdentityError, match="not valid yet; check the clocks"):
-        known.check_time(999)
-    with pytest.raises(IdentityError, match="has expired; issue a new one"):
-        known.check_time(2001)

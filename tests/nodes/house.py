@@ -24,7 +24,7 @@ from mpc.credentials import Credentials
 from mpc.entropy import SEED_BYTES, SeededEntropy
 from mpc.envelope import Place, write_unsealed
 from mpc.errors import Answer
-from mpc.identity import Identity, Role
+from mpc.identity import Credential, Identity, Role
 from mpc.keys import RoundKey
 from mpc.messages import Kind
 from mpc.rounds.admission import Admitted
@@ -419,6 +419,10 @@ class Scripted(Machine):
     def unread(self) -> ReadValues | None:
         return self._unread
 
+    @property
+    def parties(self) -> tuple[Credential, ...]:
+        return ()
+
     def check_invariants(self) -> None:
         """It has none."""
 
@@ -493,6 +497,7 @@ def make_site(directory: Path, values: Mapping[str, int], study: str = STUDY) ->
             name,
             Role.PATIENT,
             port,
+            f"trust: {{authorities: [sha256:{authority.root.digest.hex()}]}}\n"
             f"hospital: {{name: general, url: {urls['general']}}}\n"
             f"sources:\n  value: {{bounds: [0, 1000000], literal: {values[name]}}}\n"
             f"policy: {{vouched: {{members: [{', '.join(other for other in values if other != name)}]}}}}\n",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -154,8 +155,8 @@ def test_every_command_can_be_loaded_and_helps(name: str) -> None:
 
 
 def test_the_list_of_commands_is_that_of_the_files() -> None:
-    files = {path.stem for path in (ROOT / "nodes" / "commands").glob("*.py")} - {"__init__", "options"}
-    assert set(cli._COMMANDS) == files
+    modules = {module.name for module in pkgutil.iter_modules([str(ROOT / "nodes" / "commands")])} - {"options"}
+    assert set(cli._COMMANDS) == modules
     context = click.Context(cli.cohortium)
     assert cli.cohortium.list_commands(context) == list(cli._COMMANDS)
     assert cli.cohortium.get_command(context, "nonsense") is None

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
+import yaml
 
 from mpc.errors import ConfigError
 from mpc.identity import Identity
-from nodes.config import HospitalConfig, PatientConfig, check_hospital, check_patient, identity_of
+from nodes.config import (
+    AuthorityAddress,
+    EncryptionKeyRules,
+    EnrolmentConfig,
+    HospitalAddress,
+    HospitalConfig,
+    IdentityFiles,
+    LogConfig,
+    PatientConfig,
+    Policy,
+    RelayAddress,
+    RelayConfig,
+    RelayQuota,
+    RevocationRules,
+    Trust,
+    check_hospital,
+    check_patient,
+    check_relay,
+    identity_of,
+)
 from nodes.fields import address
 from nodes.sources.csv_file import CsvFile
 from nodes.studies import load_studies
@@ -30,6 +51,7 @@ sources:
   systolic: {bounds: [0, 300], literal: 128}
 policy:
   vouched: {members: [bob, charlie]}
+trust: {authorities: ["sha256:abababababababababababababababababababababababababababababababab"]}
 """
 
 HOSPITAL = """\
@@ -92,16 +114,33 @@ def test_the_advanced_examples_show_the_defaults() -> None:
     assert (patient.limits, patient.log) == (basic_patient.limits, basic_patient.log)
     for key in ("floor", "max_length", "max_members", "max_open_rounds", "invitations_per_minute"):
         assert getattr(patient.policy, key) == getattr(basic_patient.policy, key)
-    for key in ("keep_days", "shutdown_timeout", "retries", "topology"):
+    for key in ("keep_days", "shutdown_timeout", "retries", "topology", "encryption_keys"):
         assert getattr(advanced, key, None) == getattr(basic, key, None), key
         assert getattr(patient, key, None) == getattr(basic_patient, key, None), key
+    relay = check_relay(CONFIG / "relay" / "advanced.yaml")
+    for config in (advanced, patient, relay):
+        assert msgspec.structs.replace(config.revocation, file=None) == RevocationRules()
+    assert advanced.enrolment is not None
+    assert advanced.enrolment.list_days == EnrolmentConfig(listen="x:1", authority=Path()).list_days
 
 
-@pytest.mark.parametrize(("role", "kind"), [("hospital", HospitalConfig), ("patient", PatientConfig)])
+@pytest.mark.parametrize(("role", "kind"), [("hospital", HospitalConfig), ("patient", PatientConfig), ("relay", RelayConfig)])
 def test_the_advanced_examples_show_every_key(role: str, kind: type[msgspec.Struct]) -> None:
-    lines = (CONFIG / role / "advanced.yaml").read_text(encoding="utf-8").splitlines()
-    shown = {line.removeprefix("# ").partition(":")[0] for line in lines}
-    assert not set(kind.__struct_fields__) - shown
+    text = (CONFIG / role / "advanced.yaml").read_text(encoding="utf-8")
+    shown = yaml.safe_load(re.sub(r"^# (?=[a-z]+: [{h])", "", text, flags=re.MULTILINE))
+    assert set(shown) == set(kind.__struct_fields__)
+    inside = {
+        "identity": IdentityFiles,
+        "trust": Trust,
+        "authority": AuthorityAddress,
+        "revocation": RevocationRules,
+        "log": LogConfig,
+        **({} if role == "patient" else {"enrolment": EnrolmentConfig}),
+        **({"quota": RelayQuota} if role == "relay" else {"encryption_keys": EncryptionKeyRules, "relay": RelayAddress}),
+        **({"policy": Policy, "hospital": HospitalAddress} if role == "patient" else {}),
+    }
+    for key, struct in inside.items():
+        assert set(shown[key]) == set(struct.__struct_fields__), key
 
 
 def test_the_example_studies_load() -> None:
@@ -261,7 +300,7 @@ PATIENT_MISTAKES = [
     (
         "{members: [bob, charlie]}",
         "{authorities: ['sha256:12']}",
-        "10: policy.vouched.authorities[0]: is not the digest of an authority; write sha256: and the 64 hex digits of",
+        "10: policy.vouched.authorities[0]: is not a digest; write sha256: and the 64 hex digits that",
     ),
     ("vouched: ", "studies: []\n  vouched: ", "10: policy.studies: has 0 entries; give 1 or more"),
     ("vouched: ", "max_members: 2\n  vouched: ", "10: policy.max_members: is too small; give 3 or more"),

@@ -15,14 +15,15 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from mpc.errors import ConfigError, DataError, IdentityError
+from mpc.errors import CohortiumError, ConfigError, DataError, IdentityError
 from mpc.identity import Identity, Role
 from mpc.rounds.events import ABORTED, Decided, Ended, Progressed, Submitted
 from nodes.admin.client import AdminClient
-from nodes.config import check_hospital, check_patient
+from nodes.config import EncryptionKeyRules, check_hospital, check_patient
 from nodes.fields import address
 from nodes.hospital import HospitalDaemon
 from nodes.patient import PatientDaemon
+from nodes.store.base import StoreError
 from tests.mpc.nodes import HOSPITAL, ROUND, patient
 from tests.nodes.house import Site, at_work, eventually, make_site, nothing_left_over, run, short_directory, soon
 
@@ -242,3 +243,33 @@ async def test_a_silent_client_does_not_delay_the_stop(site: Site) -> None:
 
 def test_identities_are_those_of_the_files(site: Site) -> None:
     assert alice(site).identity == Identity("demo", Role.PATIENT, "alice")
+
+
+async def test_the_admin_socket_rotates_the_encryption_key_and_says_which_ones_there_are(
+    site: Site, logged: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nodes.daemon._CHORE_SECONDS", 0.01)
+    config = check_patient(site.patients["alice"])
+    daemon = PatientDaemon(msgspec.structs.replace(config, encryption_keys=EncryptionKeyRules(keep=0)))
+    async with at_work(daemon), AdminClient(daemon.config.admin) as admin:
+        before = daemon.keys.keyring.encryption.key_id.hex()[:16]
+        shown = await admin.post("/v1/keys/rotate")
+        after = daemon.keys.keyring.encryption.key_id.hex()[:16]
+        assert {key_id: key["state"] for key_id, key in shown.items()} == {before: "expired", after: "active"}
+        await eventually(lambda: daemon.keys.status()[before]["state"] == "erased")
+        assert (await admin.get("/v1/status"))["encryption_keys"] == daemon.keys.status()
+    assert [entry["key_id"] for entry in logged if entry["event"] == "key-rotated"] == [before, after]
+
+
+async def test_a_rotation_that_cannot_be_kept_is_told_and_changes_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon = alice(site)
+    async with at_work(daemon), AdminClient(daemon.config.admin) as admin:
+        before = daemon.keys.keyring
+
+        async def full(_key: object) -> None:
+            raise StoreError("disk-full", "the disk is full")
+
+        monkeypatch.setattr(daemon.store, "keep_key", full)
+        with pytest.raises(CohortiumError, match="the disk is full"):
+            await admin.post("/v1/keys/rotate")
+        assert daemon.keys.keyring is before

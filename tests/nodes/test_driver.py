@@ -6,6 +6,7 @@ import asyncio
 import errno
 import gc
 import io
+import json
 import logging
 import threading
 import time
@@ -53,7 +54,7 @@ from nodes.metrics import Gauge
 from nodes.rounds import New
 from nodes.store.base import StoreError
 from nodes.transport.memory import MemoryNetwork, Parcel
-from tests.mpc.nodes import HOSPITAL, NOW, ROUND, keyring, patient, study
+from tests.mpc.nodes import HOSPITAL, NOW, ROUND, credential, keyring, patient, revoking, study
 from tests.mpc.world import MAX_SIZE, World, powers
 from tests.nodes.house import (
     Clock,
@@ -445,6 +446,8 @@ async def test_each_situation_has_its_answer() -> None:
     node, made = await hospital_in_world()
     async with running(node):
         driver = node.driver
+        audited: list[tuple[str, str]] = []
+        driver._audit = lambda event, **content: audited.append((event, content["reason"]))
         await node.begin(made.hospital, OpenRound())
         digest = made.hospital.invitation_digest
         declined = made.forge(Kind.DECLINED, Declined(digest), "alice", HOSPITAL.name).raw
@@ -460,6 +463,9 @@ async def test_each_situation_has_its_answer() -> None:
         unknown = made.forge(Kind.DECLINED, Declined(digest), "alice", HOSPITAL.name, round_id=OTHER_ROUND).raw
         assert await soon(driver.receive(unknown, ALICE)) is Answer.LATER
         assert await soon(driver.receive(declined, ALICE)) is Answer.ACCEPTED
+        # What came too early is no offence.
+        assert {event for event, _ in audited} == {"refused"}
+        assert len(audited) == 6
         assert await soon(driver.receive(declined, ALICE)) is Answer.ACCEPTED  # the same twice is one effect
         assert [effect.waiting_for for effect in node.seen(Progressed)] == [("alice", "bob", "charlie"), ("bob", "charlie")]
         driver.tell(ROUND, CancelRound())
@@ -888,6 +894,78 @@ async def test_a_round_goes_on_where_it_was_when_a_node_is_started_again(kind: K
         assert not again.log("round-lost")
 
 
+def hears_of(node: Node, *revoked: Identity) -> None:
+    """A list that names these comes to this node."""
+    trust = revoking(*revoked)
+    node.credentials.replace_trust(trust, frozenset({credential(HOSPITAL).authority}), trust.without_lists())
+
+
+async def until_ready_is_on_its_way(made: Ward) -> None:
+    made.keeps = lambda parcel: kind_of(parcel) is Kind.READY
+    await open_round(made)
+    await eventually(lambda: len([p for p in made.network.waiting if kind_of(p) is Kind.READY]) == 3)
+
+
+@pytest.mark.parametrize("name", ["alice", HOSPITAL.name])
+async def test_a_round_with_a_member_who_is_revoked_meanwhile_ends_for_all(name: str) -> None:
+    async with ward(VALUES) as made:
+        await until_ready_is_on_its_way(made)
+        node = made.hospital if name == HOSPITAL.name else made.patients[name]
+        hears_of(node, BOB)
+        await node.driver.tell_revoked()
+        await eventually(lambda: bool(node.endings(ROUND)))
+        made.keeps = lambda _: False
+        await eventually(lambda: all(one.endings(ROUND) for one in (made.hospital, made.patients["alice"])))
+        for one in (made.hospital, made.patients["alice"]):
+            [ended] = one.endings(ROUND)
+            assert (ended.code, ended.missing) == ("member-revoked", ("bob",))
+        assert not node.log("failed")
+
+
+@pytest.mark.parametrize("name", ["alice", HOSPITAL.name])
+async def test_a_round_is_rebuilt_before_it_ends_for_a_member_who_was_revoked_between_two_lives(name: str) -> None:
+    """What was taken from him when he was believed is needed to end the round in order."""
+    async with ward(VALUES) as made:
+        await until_ready_is_on_its_way(made)
+        await stop(made.hospital if name == HOSPITAL.name else made.patients[name])
+        again = next_life(made, name)
+        hears_of(again, BOB)
+        await start(again)
+        await eventually(lambda: bool(again.endings(ROUND)))
+        [ended] = again.endings(ROUND)
+        assert (ended.code, ended.missing) == ("member-revoked", ("bob",))
+        assert again.resumed == [ROUND]
+        assert not again.log("round-lost")
+
+
+async def test_a_store_that_fails_when_a_member_is_revoked_only_puts_the_end_off() -> None:
+    async with ward(VALUES) as made:
+        await until_ready_is_on_its_way(made)
+        hears_of(made.hospital, BOB)
+        fault = made.hospital.disk.store.before = Fault(lambda: fault.commits < 3)
+        await made.hospital.driver.tell_revoked()
+        await eventually(lambda: bool(made.hospital.endings(ROUND)))
+        assert [ended.code for ended in made.hospital.endings(ROUND)] == ["member-revoked"]
+
+
+async def test_a_patient_that_has_submitted_waits_for_its_receipt_whoever_is_revoked() -> None:
+    async with ward(VALUES) as made:
+        made.keeps = lambda parcel: kind_of(parcel) is Kind.RECEIPT
+        await open_round(made)
+        await eventually(lambda: len([p for p in made.network.waiting if kind_of(p) is Kind.RECEIPT]) == 3)
+        alice = made.patients["alice"]
+        hears_of(alice, BOB)
+        await alice.driver.tell_revoked()
+        await stop(alice)
+        again = next_life(made, "alice")
+        hears_of(again, BOB)
+        await start(again)
+        made.keeps = lambda _: False
+        await eventually(lambda: bool(again.endings(ROUND)))
+        assert [ended.outcome for ended in again.endings(ROUND)] == [RELEASED]
+        assert not again.log("round-lost")
+
+
 async def test_a_round_that_has_ended_still_answers_in_the_next_life() -> None:
     async with ward(VALUES) as made:
         await open_round(made)
@@ -930,6 +1008,9 @@ async def test_an_older_copy_of_a_store_burns_its_open_rounds() -> None:
         assert not again.resumed
         assert [(ended.outcome, ended.code) for ended in again.endings(ROUND)] == [(ABORTED, "lost")]
         assert [entry["rounds"] for entry in again.log("store-restored")] == [1]
+        *_, restored, ended = await again.disk.store.audit(0, 100)
+        assert (restored.line.event, json.loads(restored.line.content)) == ("restored", {"rounds": 1})
+        assert (ended.line.event, json.loads(ended.line.content)["code"]) == ("ended", "lost")
 
 
 async def test_a_message_leaves_the_store_some_time_after_it_was_accepted_and_no_sooner() -> None:

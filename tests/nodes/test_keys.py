@@ -1,4 +1,4 @@
-"""Encryption keys that are made anew every day and outlive the process; peers accept each, and open rounds find theirs."""
+"""Encryption keys, pending, active, expired and erased, which outlive the process; peers accept each, open rounds find theirs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from mpc.identity import Identity, Role
 from mpc.keys import check_statement
-from nodes.keys import ROTATE_SECONDS, Keys
+from nodes.config import EncryptionKeyRules
+from nodes.keys import Keys
+from nodes.metrics import Registry
 from nodes.store.base import StoreError
 from nodes.store.sealing import StorageKey
 from nodes.store.volatile import VolatileStore
@@ -22,6 +24,9 @@ from tests.nodes.house import Clock, kept_log
 
 STORAGE_KEY = StorageKey(bytes(range(32)))
 NOBODY: frozenset[bytes] = frozenset()
+DAY = 24 * 3600
+HOUR = 3600
+RULES = EncryptionKeyRules()
 
 _generate = rsa.generate_private_key
 
@@ -53,11 +58,24 @@ async def store() -> VolatileStore:
     return store
 
 
-def keys(store: VolatileStore, identity: Identity = HOSPITAL, storage_key: StorageKey = STORAGE_KEY) -> tuple[Keys, list[Any]]:
-    """Keys that are still to be opened."""
+def node_key(identity: Identity) -> NodeKey:
     ring = keyring(identity)
+    return NodeKey(identity, ring.signing_key, ring.chain, credential(identity))
+
+
+def keys(
+    store: VolatileStore, identity: Identity = HOSPITAL, storage_key: StorageKey = STORAGE_KEY, metrics: Registry | None = None
+) -> tuple[Keys, list[Any]]:
+    """Keys that are still to be opened, and what they log."""
     log, logged = kept_log()
-    return Keys(NodeKey(identity, ring.signing_key, ring.chain, credential(identity)), store, storage_key, log), logged
+    return Keys(node_key(identity), store, storage_key, lambda: RULES, metrics or Registry(), log), logged
+
+
+def states(node: Keys) -> list[object]:
+    return [key["state"] for key in node.status().values()]
+
+
+RENEWED = Identity(CONSORTIUM, Role.HOSPITAL, "renewed")
 
 
 def key_id(node: Keys) -> bytes:
@@ -89,43 +107,164 @@ async def test_a_restart_finds_the_key_that_peers_were_promised(store: VolatileS
     assert not logged
 
 
+async def test_after_a_renewal_and_a_restart_open_rounds_go_on_under_the_identity_that_they_began_with(
+    store: VolatileStore,
+) -> None:
+    before, _ = keys(store)
+    await before.open()
+    promised = key_id(before)
+    log, _ = kept_log()
+    former = [node_key(HOSPITAL)]
+    after = Keys(node_key(RENEWED), store, STORAGE_KEY, lambda: RULES, Registry(), log, former)
+    await after.open()
+    ring = after.find(promised)
+    assert ring is not None
+    assert ring.chain == keyring(HOSPITAL).chain
+    assert ring.signing_key is former[0].private_key
+    assert after.keyring.chain == keyring(RENEWED).chain
+    assert states(after) == ["expired", "active"]
+
+
 async def test_a_restart_after_a_day_makes_a_new_key_and_open_rounds_find_theirs(store: VolatileStore, clock: Clock) -> None:
     before, _ = keys(store)
     await before.open()
-    clock.now += ROTATE_SECONDS
-    assert before.is_due()
+    clock.now += DAY
     after, _ = keys(store)
     await after.open()
     assert key_id(after) != key_id(before)
     promised = after.find(key_id(before))
     assert promised is not None
     assert promised.encryption.private_key.private_numbers() == before.keyring.encryption.private_key.private_numbers()
-    assert not after.is_due()
+    assert states(after) == ["expired", "active"]
 
 
 async def test_a_key_of_another_identity_is_kept_for_its_rounds_and_not_used(store: VolatileStore) -> None:
     """Nobody who sees the new certificate would accept what the old one has signed."""
     old, _ = keys(store)
     await old.open()
-    renewed, _ = keys(store, Identity(CONSORTIUM, Role.HOSPITAL, "renewed"))
+    renewed, _ = keys(store, RENEWED)
     await renewed.open()
     assert key_id(renewed) != key_id(old)
     assert renewed.find(key_id(old)) is not None
 
 
-async def test_keys_that_nobody_needs_are_erased_but_not_the_newest_two(store: VolatileStore) -> None:
-    node, logged = keys(store)
+async def test_a_key_is_made_ahead_of_its_time_used_then_and_erased_at_last(store: VolatileStore, clock: Clock) -> None:
+    metrics = Registry()
+    node, logged = keys(store, metrics=metrics)
     await node.open()
-    made = [key_id(node)]
-    for _ in range(3):
-        await node.rotate()
-        made.append(key_id(node))
-    await node.erase_unneeded(frozenset({made[0]}))
-    assert [node.find(one) is not None for one in made] == [True, False, True, True]
-    assert [kept.key_id for kept in await store.keys()] == [made[0], *made[2:]]
-    assert logged[-1] == {"event": "key-erased", "key_id": made[1].hex()[:16], "log_level": "info"}
-    await node.erase_unneeded(NOBODY)
-    assert [kept.key_id for kept in await store.keys()] == made[2:]
+    first = key_id(node)
+
+    async def at(seconds: float) -> list[object]:
+        clock.now = NOW + seconds
+        await node.tend(NOBODY)
+        return states(node)
+
+    assert await at(DAY - 601) == ["active"]
+    assert await at(DAY - 600) == ["active", "pending"]
+    assert key_id(node) == first
+    assert await at(DAY - 1) == ["active", "pending"]
+    assert await at(DAY) == ["expired", "active"]
+    assert key_id(node) != first
+    accepted = check_statement(node.keyring.encryption.statement, credential(HOSPITAL), NOW + 2 * DAY + 7 * DAY - 1)
+    assert accepted.key_id == key_id(node), "a round that is promised it in its last second has a week"
+    assert await at(DAY + HOUR - 1) == ["expired", "active"]
+    assert node.find(first) is not None
+    assert await at(DAY + HOUR) == ["erased", "active"]
+    assert node.find(first) is None
+    assert [kept.key_id for kept in await store.keys()] == [key_id(node)]
+    assert [entry["event"] for entry in logged] == ["key-rotated", "key-made", "key-rotated", "key-erased"]
+    assert logged[-1]["key_id"] == first.hex()[:16]
+    text = metrics.render()
+    for line in ('keys{state="active"} 1', 'keys{state="pending"} 0', 'keys{state="expired"} 0', "keys_erased_total 1"):
+        assert f"cohortium_encryption_{line}\n" in text
+    assert "cohortium_encryption_key_age_seconds 3600.0\n" in text
+
+
+async def test_a_key_that_an_open_round_was_promised_is_not_erased(store: VolatileStore, clock: Clock) -> None:
+    node, _ = keys(store)
+    await node.open()
+    promised = key_id(node)
+    await node.rotate()
+    clock.now += DAY - 1
+    await node.tend(frozenset({promised}))
+    assert node.find(promised) is not None
+    await node.tend(NOBODY)
+    assert node.find(promised) is None
+
+
+async def test_a_key_that_is_to_be_used_for_longer_than_it_was_made_for_is_replaced_in_time(
+    store: VolatileStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rules have changed since."""
+    node, _ = keys(store)
+    await node.open()
+    first = key_id(node)
+    monkeypatch.setitem(globals(), "RULES", EncryptionKeyRules(every=5 * DAY))
+    clock.now += DAY
+    await node.tend(NOBODY)
+    assert key_id(node) != first
+    clock.now += 5 * DAY - 1
+    second = key_id(node)
+    await node.tend(NOBODY)
+    assert key_id(node) == second
+
+
+async def test_a_pending_key_outlives_a_restart(store: VolatileStore, clock: Clock, made: list[tuple[int, int, str]]) -> None:
+    before, _ = keys(store)
+    await before.open()
+    clock.now += DAY - 10
+    await before.tend(NOBODY)
+    after, _ = keys(store)
+    await after.open()
+    assert states(after) == ["active", "pending"]
+    clock.now += 10
+    await after.tend(NOBODY)
+    assert states(after) == ["expired", "active"]
+    assert len(made) == 2
+
+
+async def test_whoever_rotates_gets_a_key_that_was_made_after_that(store: VolatileStore, clock: Clock) -> None:
+    node, _ = keys(store)
+    await node.open()
+    clock.now += DAY - 10
+    await node.tend(NOBODY)
+    pending = list(node.status())[1]
+    await node.rotate()
+    assert key_id(node).hex()[:16] != pending
+    assert states(node) == ["expired", "expired", "active"]
+    clock.now += HOUR
+    await node.tend(NOBODY)
+    assert states(node) == ["erased", "erased", "active"]
+
+
+async def test_a_renewed_identity_is_used_with_a_key_of_its_own_at_once(store: VolatileStore, clock: Clock) -> None:
+    node, _ = keys(store)
+    await node.open()
+    old = key_id(node)
+    abandoned = await node.make(node_key(Identity(CONSORTIUM, Role.HOSPITAL, "never")))
+    made = await node.make(node_key(RENEWED))
+    assert (key_id(node), states(node)) == (old, ["active", "expired", "pending"])
+    node.adopt(made)
+    ring = node.keyring
+    assert (ring.identity, ring.chain, ring.encryption.key_id) == (RENEWED, keyring(RENEWED).chain, made.encryption.key_id)
+    assert check_statement(ring.encryption.statement, credential(RENEWED), NOW).key_id == key_id(node)
+    promised = node.find(old)
+    assert promised is not None
+    assert promised.identity == HOSPITAL, "what was promised under the old identity goes on under it"
+    clock.now += HOUR
+    await node.tend(NOBODY)
+    assert node.find(old) is None
+    assert node.find(abandoned.encryption.key_id) is None
+
+
+async def test_a_clock_that_was_put_back_leaves_a_usable_key(store: VolatileStore, clock: Clock) -> None:
+    before, _ = keys(store)
+    await before.open()
+    clock.now -= 30 * DAY
+    after, _ = keys(store)
+    await after.open()
+    accepted = check_statement(after.keyring.encryption.statement, credential(HOSPITAL), clock.now)
+    assert accepted.key_id == key_id(after) != key_id(before)
 
 
 async def test_a_key_that_cannot_be_kept_is_not_used(store: VolatileStore) -> None:
@@ -141,14 +280,33 @@ async def test_a_key_that_cannot_be_kept_is_not_used(store: VolatileStore) -> No
     assert key_id(node) == before
 
 
+async def test_a_next_key_that_cannot_be_kept_leaves_the_active_one(store: VolatileStore, clock: Clock) -> None:
+    async def full(_method: str) -> None:
+        raise StoreError("disk-full", "the disk is full")
+
+    node, _ = keys(store)
+    await node.open()
+    store.before = full
+    clock.now += DAY - 600
+    with pytest.raises(StoreError, match="the disk is full"):
+        await node.tend(NOBODY)
+    assert states(node) == ["active"]
+
+
 async def test_the_next_chore_is_never_far_away(store: VolatileStore, clock: Clock) -> None:
     node, _ = keys(store)
     await node.open()
-    assert node.due() == 3600
-    clock.now += ROTATE_SECONDS - 10
-    assert (node.due(), node.is_due()) == (10, False)
-    clock.now += 20
-    assert (node.due(), node.is_due()) == (0, True)
+    assert node.due() == HOUR
+    clock.now += DAY - 610
+    assert node.due() == 10
+    clock.now += 10
+    assert node.due() == 0
+    await node.tend(NOBODY)
+    assert node.due() == 600
+    clock.now += 600
+    await node.tend(NOBODY)
+    clock.now += HOUR - 7
+    assert node.due() == 7, "the expired one goes"
 
 
 async def test_what_the_store_has_of_a_key_opens_with_the_storage_key_alone(store: VolatileStore) -> None:

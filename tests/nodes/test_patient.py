@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mpc.rounds.events import ValuesRead, ValuesUnavailable
 from nodes.config import PatientConfig, Vouched, check_patient, with_values
 from nodes.patient import PatientDaemon
 from nodes.sources.base import Source, Wanted
+from nodes.store.audit import AuditEvent, audit_line
 from tests.mpc.nodes import CONSORTIUM, patient, study
 from tests.nodes.house import Site, make_site, short_directory
 
@@ -190,3 +192,13 @@ def test_nothing_of_a_patient_prints_its_value(config: PatientConfig) -> None:
     daemon = PatientDaemon(config)
     for shown in (daemon, daemon.config, daemon.sources, daemon.policy, daemon.status()):
         assert str(SECRET) not in repr(shown)
+
+
+async def test_invitations_before_a_restart_count_against_the_limit(config: PatientConfig) -> None:
+    daemon, now = PatientDaemon(config), time.time()
+    await daemon.open()
+    said = ((90, AuditEvent.CONSENTED), (30, AuditEvent.DECLINED), (10, AuditEvent.CONSENTED), (5, AuditEvent.SUBMITTED))
+    await daemon.store.record([audit_line(now - ago, event, "pulse") for ago, event in said])
+    await daemon.recall()
+    await daemon.store.close()
+    assert daemon.ledger.invitations_since(now - 60) == 2

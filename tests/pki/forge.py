@@ -122,6 +122,34 @@ def forge_authority(
     )
 
 
+def forge_list(
+    issuer: Forged,
+    revoked: Sequence[tuple[int, x509.ReasonFlags | None]] = (),
+    *,
+    key: Key | None = None,
+    number: int | None = 1,
+    this_update: int = NOW - DAY,
+    next_update: int = NOW + DAY,
+    algorithm: hashes.SHA256 | hashes.SHA512 | None = None,
+    extra: Sequence[tuple[x509.ExtensionType, bool]] = (),
+    entry_extra: Sequence[tuple[x509.ExtensionType, bool]] = (),
+) -> bytes:
+    """A revocation list in DER, by `issuer` or in its name by `key`; each certificate was revoked an hour before NOW."""
+    builder = x509.CertificateRevocationListBuilder().issuer_name(issuer.certificate.subject)
+    builder = builder.last_update(datetime.fromtimestamp(this_update, UTC))
+    builder = builder.next_update(datetime.fromtimestamp(next_update, UTC))
+    numbered: list[tuple[x509.ExtensionType, bool]] = [] if number is None else [(x509.CRLNumber(number), False)]
+    for extension, critical in [*numbered, *extra]:
+        builder = builder.add_extension(extension, critical)
+    for serial, reason in revoked:
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(datetime.fromtimestamp(NOW - 3600, UTC))
+        reasons: list[tuple[x509.ExtensionType, bool]] = [] if reason is None else [(x509.CRLReason(reason), False)]
+        for extension, critical in [*reasons, *entry_extra]:
+            entry = entry.add_extension(extension, critical)
+        builder = builder.add_revoked_certificate(entry.build())
+    return builder.sign(key or issuer.key, algorithm or hashes.SHA256()).public_bytes(Encoding.DER)
+
+
 def openssl(directory: Path, *arguments: str) -> str:
     """Standard output of the openssl program, run in `directory`; its own complaint when it fails."""
     done = subprocess.run(["openssl", *arguments], cwd=directory, check=False, capture_output=True, text=True, timeout=60)
@@ -165,3 +193,51 @@ def _usage(names: Sequence[str]) -> x509.KeyUsage:
         "decipher_only",
     )
     return x509.KeyUsage(**{name: name in names for name in every})
+
+
+@dataclass(frozen=True)
+class OpensslAuthority:
+    """An authority that is the openssl program, in a directory of its own. Everything it signs is valid a day round NOW."""
+
+    directory: Path
+    name: str
+
+    @classmethod
+    def create(cls, directory: Path, name: str, issuer: OpensslAuthority | None = None, key: str = "P-256") -> OpensslAuthority:
+        """NAME.key and NAME.crt, self-signed without `issuer`."""
+        (directory / "index").touch()
+        made = cls(directory, name)
+        (directory / f"{name}.cnf").write_text(
+            "[ca]\ndefault_ca=here\n[here]\ndatabase=index\nnew_certs_dir=.\nrand_serial=yes\nunique_subject=no\n"
+            f"policy=policy\ncertificate={name}.crt\nprivate_key={name}.key\n[policy]\ncommonName=supplied\n"
+        )
+        extensions = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\n"
+        (issuer or made).sign(name, extensions, key=key, selfsign=issuer is None)
+        return made
+
+    def sign(
+        self,
+        name: str,
+        extensions: str,
+        *,
+        key: str = "P-256",
+        digest: str = "sha256",
+        days: tuple[int, int] = (-1, 1),
+        selfsign: bool = False,
+    ) -> bytes:
+        """NAME.key (of a curve, or RSA with so many bits) and NAME.crt, whose DER is returned; `days` is counted from NOW."""
+        kind = ["RSA", "-pkeyopt", f"rsa_keygen_bits:{key}"] if key.isdigit() else ["EC", "-pkeyopt", f"ec_paramgen_curve:{key}"]
+        (self.directory / f"{name}.ext").write_text(f"{extensions}subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n")
+        openssl(self.directory, "genpkey", "-algorithm", *kind, "-out", f"{name}.key")
+        openssl(self.directory, "req", "-new", "-key", f"{name}.key", "-subj", f"/CN={name}", "-out", f"{name}.csr")
+        first, last = (datetime.fromtimestamp(NOW + day * DAY, UTC).strftime("%Y%m%d%H%M%SZ") for day in days)
+        openssl(
+            self.directory,
+            *("ca", "-batch", "-notext", "-config", f"{self.name}.cnf", "-md", digest, "-startdate", first, "-enddate", last),
+            *("-extfile", f"{name}.ext", "-in", f"{name}.csr", "-out", f"{name}.crt", *(["-selfsign"] if selfsign else [])),
+        )
+        return self.der(name)
+
+    def der(self, name: str) -> bytes:
+        """What NAME.crt holds."""
+        return x509.load_pem_x509_certificate((self.directory / f"{name}.crt").read_bytes()).public_bytes(Encoding.DER)

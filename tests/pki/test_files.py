@@ -21,8 +21,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpc.errors import IdentityError
-from pki.files import append_line, read_certificates, read_private_key, read_secret, write_file, write_private_key
-from tests.pki.forge import Key, forge, p256
+from pki.files import (
+    read_certificates,
+    read_passphrase,
+    read_private_key,
+    read_secret,
+    set_aside,
+    write_file,
+    write_private_key,
+)
+from tests.pki.forge import Key, forge, needs_openssl, openssl, p256
 
 KEY = p256()
 CERTIFICATE = forge()
@@ -110,12 +118,12 @@ def test_a_missing_directory_is_said(tmp_path: Path) -> None:
         write_file(tmp_path / "nowhere" / "alice.key", b"", mode=0o600, force=False)
 
 
-def test_lines_are_appended(tmp_path: Path) -> None:
-    for line in ("one", "two"):
-        append_line(tmp_path / "register", line)
-    assert (tmp_path / "register").read_text() == "one\ntwo\n"
-    with pytest.raises(IdentityError, match="cannot write"):
-        append_line(tmp_path, "three")
+def test_a_file_is_set_aside_under_another_name(tmp_path: Path) -> None:
+    set_aside(tmp_path / "register", "old")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "register").write_text("kept")
+    set_aside(tmp_path / "register", "old")
+    assert {entry.name: entry.read_text() for entry in tmp_path.iterdir()} == {"register.old": "kept"}
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o610, 0o601, 0o620, 0o660, 0o777])
@@ -163,6 +171,63 @@ def test_a_key_that_this_user_cannot_read_is_refused() -> None:
 
 def encrypted() -> bytes:
     return KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+
+
+PASSPHRASE = b"correct horse battery"
+
+
+def test_a_protected_key_opens_with_its_passphrase_alone(tmp_path: Path) -> None:
+    path = tmp_path / "ca.key"
+    write_private_key(path, KEY, force=False, passphrase=PASSPHRASE)
+    assert path.read_bytes().startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
+    assert read_private_key(path, lambda: PASSPHRASE).private_numbers() == KEY.private_numbers()
+    for wrong in (b"correct horse batter", b""):
+        with pytest.raises(IdentityError, match=r"ca\.key does not open with this passphrase, or is damaged") as caught:
+            read_private_key(path, lambda wrong=wrong: wrong)  # type: ignore[misc]
+        assert caught.value.__cause__ is None
+
+
+@needs_openssl
+def test_openssl_opens_a_protected_key_and_we_open_its(tmp_path: Path) -> None:
+    write_private_key(tmp_path / "ca.key", KEY, force=False, passphrase=PASSPHRASE)
+    for name in ("pass", "again"):  # openssl reads a file that is named twice on, for a second line
+        (tmp_path / name).write_bytes(PASSPHRASE + b"\n")
+    plain = openssl(tmp_path, "pkey", "-in", "ca.key", "-passin", "file:pass")
+    assert plain.encode() == pem(KEY)
+    openssl(
+        tmp_path, "pkcs8", "-topk8", "-scrypt", "-in", "ca.key", "-passin", "file:pass", "-passout", "file:again", "-out", "k"
+    )
+    assert read_private_key(tmp_path / "k", lambda: PASSPHRASE).private_numbers() == KEY.private_numbers()
+
+
+@pytest.mark.parametrize("passphrase", [b"", b"elevenchars", b"x" * 1024])
+def test_a_passphrase_that_is_too_short_or_too_long_protects_nothing(tmp_path: Path, passphrase: bytes) -> None:
+    with pytest.raises(IdentityError, match="must have 12 to 1023 bytes"):
+        write_private_key(tmp_path / "ca.key", KEY, force=False, passphrase=passphrase)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_passphrase_file_holds_one_line_and_is_private(tmp_path: Path) -> None:
+    path = tmp_path / "pass"
+    for content, found in ((b"a b c\n", b"a b c"), (b"a b c\r\n", b"a b c"), (b" a ", b" a ")):
+        path.write_bytes(content)
+        path.chmod(0o600)
+        assert read_passphrase(path) == found
+    for content in (b"", b"\n", b"a\nb\n"):
+        path.write_bytes(content)
+        with pytest.raises(IdentityError, match="must hold a passphrase, in one line"):
+            read_passphrase(path)
+    path.chmod(0o644)
+    with pytest.raises(IdentityError, match="chmod 600"):
+        read_passphrase(path)
+
+
+@given(st.integers(0, len(encrypted()) - 2))
+def test_a_half_written_protected_key_is_never_asked_a_passphrase(length: int) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        path = key_file(Path(directory), encrypted()[:length])
+        with pytest.raises(IdentityError, match=r"is empty|no '-----BEGIN'|is cut off"):
+            read_private_key(path, lambda: pytest.fail("asked"))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from mpc.errors import IdentityError
 from mpc.identity import Identity, Role
-from pki.profile import ListenerNames, leaf_certificate, root_certificate
+from pki.certificate import read
+from pki.profile import ListenerNames, issuing_certificate, leaf_certificate, renewal_time, root_certificate
 from tests.pki.forge import DAY, NOW, needs_openssl, openssl, p256
 
 ROOT_KEY = p256()
@@ -126,3 +127,33 @@ def test_listener_names_are_kept_once_in_order() -> None:
     names = ListenerNames.parse(["b", "a", "B"], ["::1", "0:0::1"])
     assert names.dns == ("b", "a")
     assert list(map(str, names.ips)) == ["::1"]
+
+
+ISSUING_KEY = p256()
+ISSUING = issuing_certificate("demo", ISSUING_KEY.public_key(), ROOT, ROOT_KEY, NOW)
+
+
+@needs_openssl
+def test_openssl_accepts_an_issuing_authority_and_what_it_issues(tmp_path: Path) -> None:
+    below = leaf_certificate(Identity("demo", Role.RELAY, "post"), p256().public_key(), LISTENS, ISSUING, ISSUING_KEY, NOW)
+    for name, certificate in (("ca.crt", ROOT), ("issuing.crt", ISSUING), ("post.crt", below)):
+        (tmp_path / name).write_bytes(pem(certificate))
+    strict = ("verify", "-x509_strict", "-attime", str(NOW), "-CAfile", "ca.crt")
+    assert openssl(tmp_path, *strict, "-untrusted", "issuing.crt", "post.crt") == "post.crt: OK\n"
+    text = " ".join(openssl(tmp_path, "x509", "-in", "issuing.crt", "-noout", "-text").split())
+    assert "Basic Constraints: critical CA:TRUE, pathlen:0" in text
+    assert "Key Usage: critical Certificate Sign, CRL Sign" in text
+    assert "URI:spiffe://demo X509v3" in text
+    key_id = x509.SubjectKeyIdentifier.from_public_key(ISSUING_KEY.public_key()).digest.hex()
+    assert f"CN = issuing authority {key_id[:8]}" in text
+
+
+def test_an_issuing_authority_lasts_five_years_and_no_longer_than_its_root() -> None:
+    assert ISSUING.not_valid_after_utc.timestamp() == NOW + 1825 * DAY
+    late = issuing_certificate("demo", ISSUING_KEY.public_key(), ROOT, ROOT_KEY, NOW + 3000 * DAY)
+    assert late.not_valid_after_utc == ROOT.not_valid_after_utc
+
+
+def test_a_certificate_is_to_be_renewed_when_two_thirds_of_its_life_are_over() -> None:
+    facts = read(leaf(Role.PATIENT, ListenerNames(), 30).public_bytes(Encoding.DER))
+    assert renewal_time(facts) == NOW - 300 + (30 * DAY + 300) * 2 // 3

@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from nodes.store.base import ClosedRound, KeptKey, LedgerLine, OpenRound, Posted, Step, Store, StoreError
+from nodes.store.audit import AuditLine, Chain, Head, Kept
+from nodes.store.base import ClosedRound, KeptKey, OpenRound, Posted, Step, Store, StoreError
 from nodes.store.counter import BackupGuard
 from nodes.store.round_keys import RoundKeys
 from nodes.store.sealing import KEY_BYTES, SealingKey, StorageKey
@@ -274,8 +275,18 @@ class Watched:
     async def find_closed(self, round_id: bytes) -> ClosedRound | None:
         return await self._inner.find_closed(round_id)
 
-    async def ledger(self, since: float, limit: int) -> list[LedgerLine]:
-        return await self._inner.ledger(since, limit)
+    @property
+    def chain(self) -> Chain:
+        return self._inner.chain
+
+    async def record(self, lines: Sequence[AuditLine]) -> None:
+        await self._inner.record(lines)
+
+    async def audit_head(self) -> Head:
+        return await self._inner.audit_head()
+
+    async def audit(self, after: int, limit: int, *, since: float = 0.0, event: str = "") -> list[Kept]:
+        return await self._inner.audit(after, limit, since=since, event=event)
 
     async def keep_key(self, key: KeptKey) -> None:
         await self._inner.keep_key(key)

@@ -316,6 +316,8 @@ class Run:
         for node in self.nodes.values():
             if node.life is None or node.driver is None:
                 found.append(f"{node.identity.name} is down")
+            elif node.driver._pump_task is None:
+                found.append(f"{node.identity.name} is starting")
             else:
                 found += [
                     f"{node.identity.name} has {one.round_id.hex()[:4]} open" for one in await node.disk.store.open_rounds()

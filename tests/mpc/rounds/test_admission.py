@@ -15,7 +15,7 @@ from mpc.identity import Identity, Role
 from mpc.keys import Keyring, RoundKey, check_statement
 from mpc.messages import Kind
 from mpc.rounds.admission import Admitted, admit
-from tests.mpc.nodes import CONSORTIUM, HOSPITAL, NOW, ROUND, certificate, credential, keyring, patient, trust
+from tests.mpc.nodes import CONSORTIUM, HOSPITAL, NOW, ROUND, certificate, credential, keyring, patient, revoking, trust
 from tests.mpc.parts import ORDER, Parts
 
 ALICE, BOB = patient("alice"), patient("bob")
@@ -171,6 +171,16 @@ def test_a_signature_that_does_not_hold_is_rejected(forge: Callable[[Parts], Par
 
 def high(signature: bytes) -> bytes:
     return (ORDER - int.from_bytes(signature[32:], "big")).to_bytes(32, "big")
+
+
+def test_who_is_revoked_is_rejected_whether_known_before_or_not() -> None:
+    revoked = revoking(ALICE)
+    known = knowing(ALICE, HOSPITAL)
+    known.replace_trust(revoked, frozenset({credential(ALICE).authority}))
+    assert refusal(SHARE, BOB, ALICE, known) == (Answer.REJECTED, "certificate-revoked")
+    assert refusal(CONSENT, HOSPITAL, ALICE, known) == (Answer.REJECTED, "certificate-revoked")
+    assert refusal(CONSENT, HOSPITAL, ALICE, Credentials(revoked)) == (Answer.REJECTED, "certificate-revoked")
+    assert take(INVITATION, BOB, HOSPITAL, known).credential == credential(HOSPITAL)
 
 
 def test_a_message_comes_from_its_sender_or_a_relay() -> None:

@@ -15,7 +15,7 @@ from mpc.keys import RoundKey
 from mpc.messages import Abort, AbortCode, Collect, Consent, Declined, Kind, PartialSum, Ready, Receipt, Roster
 from mpc.result import commitment
 from mpc.ring import Ring
-from mpc.rounds.events import CancelRound, Ended, OpenRound, Progressed, Send, Undeliverable, ValuesUnavailable
+from mpc.rounds.events import CancelRound, Ended, OpenRound, PeersRevoked, Progressed, Send, Undeliverable, ValuesUnavailable
 from mpc.rounds.hospital import HospitalRound, HospitalState
 from mpc.signature import sign_digest, tagged_digest
 from mpc.statement import Signed, sign
@@ -573,6 +573,38 @@ def test_a_person_can_end_the_round_at_any_point() -> None:
             consented = patient(name) in made.hospital.participants
             assert made.patients[name].ended or not consented
         assert not made.released
+
+
+@pytest.mark.parametrize("hold", [Kind.ROSTER, Kind.READY, Kind.COLLECT, Kind.PARTIAL_SUM], ids=lambda kind: kind.name)
+def test_a_revoked_member_ends_the_round_and_hears_nothing_of_it(hold: Kind) -> None:
+    made = until(hold)
+    before = len(made.sent)
+    made.give(HOSPITAL, PeersRevoked((patient("bob"),)))
+    ended = made.ending()
+
+    assert (ended.outcome, ended.code, ended.missing) == ("aborted", AbortCode.REVOKED, ("bob",))
+    assert ended.detail == "the certificate of bob was revoked"
+    assert {letter.recipient.name for letter in made.sent[before:]} == {"alice", "charlie"}
+    made.run()
+    assert made.ending("alice").code == AbortCode.REVOKED
+    assert not made.released
+
+
+def test_a_round_that_waits_for_consents_ends_when_one_who_consented_is_revoked() -> None:
+    made = world()
+    made.deliver(made.take(Kind.INVITATION, recipient="bob"))
+    made.deliver(made.take(Kind.CONSENT, "bob"))
+    assert [party.identity.name for party in made.hospital.parties] == ["bob"]
+    made.give(HOSPITAL, PeersRevoked((patient("bob"),)))
+
+    assert (made.ending().code, made.ending().phase) == (AbortCode.REVOKED, "inviting")
+
+
+def test_a_member_can_say_that_another_is_revoked() -> None:
+    made = until(Kind.READY)
+    made.deliver(made.forge(Kind.ABORT, Abort(made.hospital.context or b"", AbortCode.REVOKED, "sharing", ("bob",)), "alice", H))
+
+    assert (made.ending().code, made.ending().missing) == (AbortCode.REVOKED, ("bob",))
 
 
 def test_what_comes_after_the_end_is_gone() -> None:

@@ -28,13 +28,23 @@ from mpc.messages import (
     Share,
 )
 from mpc.result import Result, commitment, make_result
-from mpc.rounds.events import Decided, Ended, OpenRound, ReadValues, Released, Submitted, ValuesRead, ValuesUnavailable
+from mpc.rounds.events import (
+    Decided,
+    Ended,
+    OpenRound,
+    PeersRevoked,
+    ReadValues,
+    Released,
+    Submitted,
+    ValuesRead,
+    ValuesUnavailable,
+)
 from mpc.rounds.patient import NO_RECEIPT, PatientRound, PatientState
 from mpc.rounds.roster import context_of
 from mpc.signature import sha256
 from mpc.statement import sign
 from mpc.wire import Struct, encode
-from tests.mpc.nodes import HOSPITAL, NOW, certificate, credential, keyring, patient, patient_round, policy, study
+from tests.mpc.nodes import HOSPITAL, NOW, certificate, credential, keyring, patient, patient_round, policy, revoking, study
 from tests.mpc.world import BASE, World, array, forget_encryption_key, world
 
 ALICE = patient("alice")
@@ -656,6 +666,47 @@ def test_what_comes_after_the_end_is_gone() -> None:
     before.deliver(before.forge(Kind.ABORT, abort(before, b""), H, "alice"))
     before.patients["alice"].credentials.learn(keyring(patient("bob")).chain, NOW)
     assert_refused(before, before.forge(Kind.SHARE, Share(bytes(32)), "bob", "alice"), Answer.GONE)
+
+
+@pytest.mark.parametrize("hold", [Kind.SHARE, Kind.COLLECT], ids=lambda kind: kind.name)
+def test_a_revoked_peer_ends_the_round_and_the_hospital_is_told(hold: Kind) -> None:
+    made = until(hold)
+    assert [party.identity.name for party in made.patients["alice"].parties] == [H, "bob", "charlie"]
+    made.give(ALICE, PeersRevoked((patient("bob"),)))
+
+    assert (made.ending("alice").code, made.ending("alice").missing) == (AbortCode.REVOKED, ("bob",))
+    made.deliver(made.take(Kind.ABORT, "alice"))
+    assert (made.ending().code, made.ending().missing) == (AbortCode.REVOKED, ("bob",))
+
+
+def test_a_revoked_hospital_hears_nothing_more() -> None:
+    for hold in (Kind.ROSTER, Kind.SHARE, Kind.COLLECT):
+        made = until(hold)
+        before = len(made.sent)
+        made.give(ALICE, PeersRevoked((HOSPITAL,)))
+
+        ended = made.ending("alice")
+        assert (ended.code, ended.missing, ended.detail) == (AbortCode.REVOKED, (H,), f"the certificate of {H} was revoked")
+        assert len(made.sent) == before
+
+
+def test_after_the_partial_sum_a_revoked_peer_changes_nothing() -> None:
+    made = until(Kind.RECEIPT)
+    made.give(ALICE, PeersRevoked((patient("bob"), HOSPITAL)))
+    assert made.endings("alice") == []
+    made.run()
+    assert made.patients["alice"].state is PatientState.FINISHED
+
+
+def test_a_roster_with_a_revoked_member_gets_nothing() -> None:
+    """The hospital may not know yet, or not want to know."""
+    made = until(Kind.ROSTER)
+    made.patients["alice"].credentials.replace_trust(revoking(patient("bob")), frozenset({credential(ALICE).authority}))
+    made.deliver(made.take(Kind.ROSTER, recipient="alice"))
+
+    assert (made.ending("alice").code, made.ending("alice").missing) == (AbortCode.REVOKED, ("bob",))
+    assert not effects(made, ReadValues)
+    assert sent(made, Kind.SHARE) == 0
 
 
 def test_a_share_that_a_member_finally_refuses_ends_the_round() -> None:

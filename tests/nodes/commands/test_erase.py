@@ -51,7 +51,7 @@ def node() -> Iterator[Node]:
             await made.store.open()
             for number, round_id, days in ((1, ONE, 10), (2, TWO, 2)):
                 at = NOW - days * DAY
-                await made.store.commit([Step(round_id, begun(number), closed=closed_at(at), ledger=(line(at),))])
+                await made.store.commit([Step(round_id, begun(number), closed=closed_at(at), audit=(line(at),))])
             admin = AdminApi(made.path, dict, Registry())
             add_erase_route(admin, made)
             await admin.start()
@@ -88,7 +88,7 @@ def test_it_says_what_goes_and_what_is_out_of_reach_and_asks(node: Node) -> None
 @pytest.mark.parametrize(("arguments", "answer"), [(["--yes"], ""), ([], "y\n")])
 def test_what_is_older_is_deleted_and_the_rest_stays(node: Node, arguments: list[str], answer: str) -> None:
     done = invoke(node, "--older-than", "7", *arguments, answer=answer)
-    assert done.stdout == "deleted 2 rounds and lines of the ledger\n"
+    assert done.stdout == "deleted 2 rounds and lines of the audit log\n"
     assert node.ended() == [TWO]
 
 

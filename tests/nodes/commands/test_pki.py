@@ -11,30 +11,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from mpc.errors import CohortiumError, IdentityError, UsageError
+from mpc.errors import IdentityError, UsageError
 from mpc.identity import Identity, Role
 from nodes.commands.pki import pki
 from pki.authority import Authority
+from tests.nodes.commands.pki_cli import refusal, run
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-def run(*arguments: str | Path) -> str:
-    result = CliRunner().invoke(pki, [str(argument) for argument in arguments], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
-def refusal(kind: type[CohortiumError], *arguments: str | Path) -> str:
-    with pytest.raises(kind) as caught:
-        run(*arguments)
-    return str(caught.value)
-
-
-@pytest.fixture
-def ca(tmp_path: Path) -> Path:
-    run("init", tmp_path / "ca", "--consortium", "demo")
-    return tmp_path / "ca"
 
 
 def test_an_authority_issues_a_certificate_that_verifies(ca: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from mpc.messages import Kind
 from nodes.log import logger
 from nodes.store.mail import MailStore, mail_store
 from nodes.transport.client import NodeClient
+from nodes.transport.guard import proved_peer
 from nodes.transport.limits import Limits
 from nodes.transport.listener import Listener
 from nodes.transport.mail import RelayedTransport
@@ -79,7 +80,7 @@ class Station:
 
     store: MailStore
     room: Mailroom
-    listener: Listener
+    listener: Listener[Identity]
     refused: Counter[str] = field(default_factory=Counter)
     posted: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
@@ -183,8 +184,8 @@ async def make_station(files: Callable[[Identity], Files], tmp_path: Path) -> As
                 posted=lambda outcome, _sender, _recipient: posted.update([outcome]),
                 store_failed=lambda error: failed.update([error.reason]),
             )
-            context = server_context(own.key_file, own.certificate_file, own.roots)
-            listener = Listener(listen, context, used, lambda slug: refused.update([slug]))
+            context = server_context(own.pair, own.roots)
+            listener = Listener(listen, context, used, lambda slug: refused.update([slug]), proved_peer)
             station = Station(store, room, listener, refused, posted, failed)
             await station.start()
             stack.push_async_callback(station.stop)
@@ -199,7 +200,7 @@ async def make_client(files: Callable[[Identity], Files]) -> AsyncIterator[MakeC
 
         def make(station: Station, node: Identity = ALICE) -> Client:
             own = files(node)
-            client = NodeClient(client_context(own.key_file, own.certificate_file, own.roots), Limits())
+            client = NodeClient(client_context(own.pair, own.roots), Limits())
             client.start()
             stack.push_async_callback(client.stop)
             return Client(node, station, client)
@@ -219,8 +220,7 @@ async def make_relayed(files: Callable[[Identity], Files]) -> AsyncIterator[Make
                 RelayedTransport(
                     RELAY,
                     url,
-                    key_file=own.key_file,
-                    certificate_file=own.certificate_file,
+                    proof=own.pair,
                     roots=own.roots,
                     check_peer=None,
                     limits=Limits(stop_seconds=1.0),

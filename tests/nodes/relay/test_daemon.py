@@ -22,10 +22,14 @@ from yarl import URL
 from mpc.errors import ConfigError
 from mpc.identity import Identity
 from nodes.admin.client import AdminClient
+from nodes.audit import verify
+from nodes.audit_export import check_export
 from nodes.config import RelayConfig, check_relay
 from nodes.fields import address
 from nodes.relay import RESTART_KEYS, RelayDaemon
 from nodes.service import COMMON_RESTART_KEYS
+from nodes.store.audit import AuditEvent, audit_line
+from nodes.store.mail import mail_store
 from nodes.transport.client import NodeClient
 from nodes.transport.limits import Limits
 from nodes.transport.tls import client_context
@@ -33,7 +37,9 @@ from pki.authority import Authority
 from pki.files import read_certificates
 from tests.mpc.nodes import CONSORTIUM, patient
 from tests.nodes.house import Clock, eventually, free_ports, nothing_left_over, short_directory, soon
-from tests.nodes.relay.conftest import ALICE, BOB, CHARLIE, RELAY, envelope
+from tests.nodes.relay.conftest import ALICE, BOB, CHARLIE, RELAY, RULES, envelope
+from tests.nodes.relay.conftest import eventually as becomes
+from tests.nodes.transport.certificates import pair_of
 from tests.services import metric
 
 ACCEPTED, LATER, REFUSED = b"\0", b"\1", b"\4"
@@ -60,7 +66,7 @@ class Post:
 
     def context(self, name: str) -> ssl.SSLContext:
         roots = read_certificates(self.directory / "ca" / "ca.crt")
-        return client_context(self.directory / f"{name}.key", self.directory / f"{name}.crt", roots)
+        return client_context(pair_of(self.directory / f"{name}.key", self.directory / f"{name}.crt"), roots)
 
     @asynccontextmanager
     async def alice(self) -> AsyncIterator[Callable[..., Awaitable[tuple[int, bytes]]]]:
@@ -423,6 +429,37 @@ async def test_who_is_over_quota_and_who_has_no_mailbox_is_named_in_the_log(post
     told = [(line["reason"], line["sender"], line["recipient"], line["left_out"]) for line in lines(logged, "message-refused")]
     assert told[0] == ("recipient-full", "alice", "bob", 0)
     assert told[-1] == ("unknown-recipient", "alice", "dora", 0)
+
+
+async def test_a_relay_has_an_audit_log_that_outlives_it_verifies_and_is_signed(post: Post) -> None:
+    post.add(QUOTA)
+    async with at_work(post) as daemon, post.alice() as send:
+        for _ in range(4):
+            await send()
+        assert await soon(daemon.reload(lambda: post.config))
+    async with at_work(post), AdminClient(post.config.admin) as admin:
+        lines = [line async for line in admin.lines("/v1/audit")]
+        said = [(line["event"], line["content"].get("reason")) for line in lines]
+        assert said == [("refused", "recipient-full"), ("reloaded", None)]
+        assert await admin.get("/v1/audit/verify") == {"verified": True, "erased_to": 0, "last": 2}
+        export = post.directory / "export.jsonl"
+        export.write_bytes(b"".join([line async for line in admin.raw_lines("/v1/audit/export")]))
+    assert check_export(export, certificate=post.directory / "post.crt").node == RELAY
+
+
+async def test_a_relay_erases_old_lines(post: Post) -> None:
+    store = mail_store(post.directory / "state" / "relay.db", RULES)
+    await store.open(lambda _: None)
+    await store.record([audit_line(time.time() - days * 24 * 3600, AuditEvent.RELOADED) for days in (3, 1)])
+    await store.close()
+    post.add("keep_days: 2\n")
+    async with at_work(post) as daemon:
+
+        async def erased() -> bool:
+            return [kept.number for kept in await daemon.store.audit(0, 10, event="erased")] == [3]
+
+        await becomes(erased)
+        assert (await verify(daemon.store)).erased_to == 1
 
 
 @pytest.mark.parametrize("off", [-3600, 3600])

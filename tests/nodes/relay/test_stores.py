@@ -14,6 +14,8 @@ import pytest
 from mpc.errors import ConfigError
 from mpc.identity import Identity
 from mpc.mailbox import Quota, Rules, Verdict
+from nodes.audit import verify
+from nodes.store.audit import AuditEvent, audit_line
 from nodes.store.base import StoreError
 from nodes.store.mail import CursorError, Depth, Fetched, MailStore, mail_store
 from tests.nodes.relay.conftest import ALICE, AMPLE, BOB, CHARLIE, RULES, eventually, letter
@@ -182,6 +184,23 @@ async def test_whoever_waits_hears_of_new_mail(make: MakeStore) -> None:
         await store.post([letter(), letter(to=CHARLIE)], NOW)
         await eventually(lambda: BOB in heard)
         assert CHARLIE not in heard
+
+
+async def test_two_relays_on_one_database_write_one_audit_log(database: str) -> None:
+    async with AsyncExitStack() as stack:
+        stores = []
+        for _ in range(2):
+            store = mail_store(database, RULES)
+            await store.open(lambda _: None)
+            stack.push_async_callback(store.close)
+            stores.append(store)
+        lines = [audit_line(NOW + number, AuditEvent.REFUSED, number=number) for number in range(20)]
+        await asyncio.gather(*(stores[number % 2].record([line]) for number, line in enumerate(lines)))
+        assert (await verify(stores[0])).last == 20
+        assert {kept.line for kept in await stores[1].audit(0, 100)} == set(lines)
+        assert await stores[1].erase_audit(NOW + 100) == 20
+        head = await verify(stores[0])
+        assert (head.erased_to, head.last) == (20, 21)
 
 
 async def test_two_relays_on_one_database_keep_one_order(database: str) -> None:

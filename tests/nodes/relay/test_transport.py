@@ -196,8 +196,7 @@ async def test_another_node_at_the_relays_address_gets_nothing(
     own = files(HOSPITAL)
     impostor = HttpsTransport(
         "127.0.0.1:0",
-        key_file=own.key_file,
-        certificate_file=own.certificate_file,
+        proof=own.pair,
         roots=own.roots,
         roles=frozenset(Role),
         limits=Limits(stop_seconds=0.5),
@@ -224,8 +223,7 @@ async def test_a_node_that_listens_too_uses_the_relay_for_those_behind_it(
     own = files(ALICE)
     direct = HttpsTransport(
         "127.0.0.1:0",
-        key_file=own.key_file,
-        certificate_file=own.certificate_file,
+        proof=own.pair,
         roots=own.roots,
         roles=frozenset(Role),
         limits=Limits(stop_seconds=0.5),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
-from nodes.store.base import Begun, Closed, LedgerLine, Posted, Step
+from nodes.store.audit import AuditEvent, AuditLine
+from nodes.store.base import Begun, Closed, Posted, Step
 
 NODE = "spiffe://ward/patient/alice"
 OTHER_NODE = "spiffe://ward/patient/bob"
@@ -44,5 +45,5 @@ def posted(number: int, envelope: bytes = b"envelope") -> Posted:
     return Posted(number, OTHER_NODE, 5, "https://127.0.0.1:8443", NOW + 60, envelope)
 
 
-def line(at: float, entry: str = "decided") -> LedgerLine:
-    return LedgerLine(at, entry, "study-1", b'{"reason":""}')
+def line(at: float, event: AuditEvent = AuditEvent.CONSENTED) -> AuditLine:
+    return AuditLine(at, event, "study-1", b'{"reason":""}')

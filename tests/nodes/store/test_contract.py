@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from nodes.store.audit import AuditEvent, AuditLine
 from nodes.store.base import ClosedRound, KeptKey, OpenRound, Step, Store, StoreError
 from tests.nodes.store.conftest import Place
 from tests.nodes.store.steps import (
@@ -26,13 +27,17 @@ from tests.nodes.store.steps import (
 )
 
 
+async def said(store: Store) -> list[AuditLine]:
+    return [kept.line for kept in await store.audit(0, 10)]
+
+
 async def test_a_new_store_holds_nothing(store: Store) -> None:
     assert await store.counter() == 0
     assert await store.open_rounds() == []
     assert await store.left_over() == []
     assert await store.closed_rounds(10) == []
     assert await store.find_closed(ONE) is None
-    assert await store.ledger(0.0, 10) == []
+    assert await store.audit(0, 10) == []
     assert await store.keys() == []
 
 
@@ -67,11 +72,11 @@ async def test_a_commit_that_cannot_be_kept_changes_nothing(store: Store, wrong:
     await store.commit([begin(1), begin(2), close(2)])
     before = await store.open_rounds()
     with pytest.raises(StoreError) as caught:
-        await store.commit([Step(ONE, event=b"fine", posted=(posted(0),), ledger=(line(NOW),)), wrong])
+        await store.commit([Step(ONE, event=b"fine", posted=(posted(0),), audit=(line(NOW),)), wrong])
     assert caught.value.reason == "inconsistent"
     assert await store.counter() == 1
     assert await store.open_rounds() == before
-    assert await store.ledger(0.0, 10) == []
+    assert await said(store) == []
     assert await store.commit([event(1, b"fine")]) == 2
 
 
@@ -93,7 +98,7 @@ async def test_an_ended_round_leaves_its_end_and_what_it_still_has_to_say(place:
     async with place.opened() as store:
         await store.commit([begin(1), begin(2), Step(ONE, event=b"e", posted=(posted(0),))])
         await store.commit(
-            [Step(ONE, event=b"last", closed=CLOSED, posted=(posted(1, b"receipt"), posted(2)), ledger=(line(NOW),))]
+            [Step(ONE, event=b"last", closed=CLOSED, posted=(posted(1, b"receipt"), posted(2)), audit=(line(NOW),))]
         )
         await store.delivered([(ONE, 2)])
     async with place.opened() as store:
@@ -103,7 +108,7 @@ async def test_an_ended_round_leaves_its_end_and_what_it_still_has_to_say(place:
         assert await store.find_closed(ONE) == ended
         assert await store.closed_rounds(10) == [ended]
         assert await store.find_closed(TWO) is None
-        assert await store.ledger(0.0, 10) == [line(NOW)]
+        assert await said(store) == [line(NOW)]
 
 
 async def test_a_round_may_begin_and_end_in_one_step(store: Store) -> None:
@@ -122,13 +127,17 @@ async def test_ended_rounds_come_newest_first_whatever_the_clock_said(store: Sto
     assert [ended.round_id for ended in await store.closed_rounds(2)] == [round_id(3), round_id(2)]
 
 
-async def test_the_ledger_is_read_by_time(store: Store) -> None:
-    await store.commit([Step(ONE, ledger=(line(NOW + 2), line(NOW, "submitted")))])
-    await store.commit([Step(TWO, ledger=(line(NOW + 1), line(NOW + 1, "ended")))])
-    in_order = [line(NOW, "submitted"), line(NOW + 1), line(NOW + 1, "ended"), line(NOW + 2)]
-    assert await store.ledger(0.0, 10) == in_order
-    assert await store.ledger(NOW + 1, 10) == in_order[1:]
-    assert await store.ledger(0.0, 2) == in_order[:2]
+async def test_lines_keep_their_order_and_are_found_by_number_time_and_event(store: Store) -> None:
+    lines = [line(NOW + 2), line(NOW, AuditEvent.SUBMITTED), line(NOW + 1), line(NOW + 1, AuditEvent.ENDED)]
+    await store.commit([Step(ONE, audit=tuple(lines[:2]))])
+    await store.record(lines[2:3])
+    await store.commit([Step(TWO, audit=tuple(lines[3:]))])
+    assert await said(store) == lines
+    assert [kept.number for kept in await store.audit(0, 10)] == [1, 2, 3, 4]
+    assert [kept.number for kept in await store.audit(1, 2)] == [2, 3]
+    assert [kept.number for kept in await store.audit(0, 10, since=NOW + 1)] == [1, 3, 4]
+    assert [kept.number for kept in await store.audit(0, 10, since=NOW + 1, event="ended")] == [4]
+    assert [kept.number for kept in await store.audit(0, 10, event="consented")] == [1, 3]
 
 
 async def test_encryption_keys_are_kept_replaced_and_forgotten(place: Place) -> None:
@@ -145,25 +154,25 @@ async def test_encryption_keys_are_kept_replaced_and_forgotten(place: Place) -> 
 
 
 async def test_erasing_by_age_leaves_what_is_younger_or_open(store: Store) -> None:
-    await store.commit([begin(1), begin(2), begin(3), event(3), Step(ONE, ledger=(line(NOW - 1), line(NOW), line(NOW + 1)))])
+    await store.commit([begin(1), begin(2), begin(3), event(3), Step(ONE, audit=(line(NOW - 1), line(NOW), line(NOW + 1)))])
     await store.commit([replace(close(1, closed_at(NOW - 1)), posted=(posted(0),)), close(2, closed_at(NOW))])
     assert await store.erase_before(NOW) == 2
     assert [ended.round_id for ended in await store.closed_rounds(10)] == [TWO]
     assert await store.left_over() == []
-    assert await store.ledger(0.0, 10) == [line(NOW), line(NOW + 1)]
+    assert (await said(store))[:2] == [line(NOW), line(NOW + 1)]
     assert [kept.events for kept in await store.open_rounds()] == [(b"sealed event",)]
     assert await store.erase_before(NOW) == 0
 
 
 async def test_erasing_one_study_leaves_the_others(store: Store) -> None:
     lines = tuple(replace(line(NOW - 1), study=f"study-{number}") for number in (1, 2))
-    await store.commit([begin(1), begin(2), Step(ONE, ledger=lines)])
+    await store.commit([begin(1), begin(2), Step(ONE, audit=lines)])
     await store.commit([replace(close(1, closed_at(NOW - 1)), posted=(posted(0),)), close(2, closed_at(NOW - 1))])
     assert await store.erase_before(NOW - 2, "study-1") == 0
     assert await store.erase_before(NOW, "study-1") == 2
     assert [ended.round_id for ended in await store.closed_rounds(10)] == [TWO]
     assert await store.left_over() == []
-    assert await store.ledger(0.0, 10) == [lines[1]]
+    assert (await said(store))[0] == lines[1]
     assert await store.erase_before(NOW, "another") == 0
 
 

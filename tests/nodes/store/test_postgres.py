@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mpc.errors import ConfigError, IdentityError
+from nodes.audit import verify
 from nodes.store import postgres
 from nodes.store.base import StoreError
 from nodes.store.postgres import PostgresStore
@@ -18,7 +19,7 @@ from nodes.store.schema import POSTGRES
 from nodes.store.sealing import StorageKey
 from tests.nodes.store.cluster import Cluster
 from tests.nodes.store.conftest import KEY
-from tests.nodes.store.steps import NODE, NOW, ONE, OTHER_NODE, TWO, begin, close, closed_at, event
+from tests.nodes.store.steps import NODE, NOW, ONE, OTHER_NODE, TWO, begin, close, closed_at, event, line
 from tests.nodes.transport.conftest import cut
 
 SOCKET = ".s.PGSQL.5432"
@@ -198,6 +199,37 @@ async def test_after_a_lost_answer_other_steps_wait_until_the_rounds_are_read_ag
             assert caught.value.reason == "in-doubt"
         assert (await store.open_rounds())[0].events == (b"first",)
         assert await store.commit([event(1, b"second")]) == 3
+
+
+async def test_lines_whose_answer_was_lost_are_not_kept_twice(cluster: Cluster, database: str) -> None:
+    proxy = Proxy(cluster.directory)
+    async with proxy.running() as directory, opened(cluster.url(database, directory)) as store:
+        await store.commit([begin()])
+        proxy.lose_answer = True
+        with pytest.raises(StoreError):
+            await store.record([line(NOW)])
+        proxy.forward = True
+        await store.record([line(NOW)])
+        # A round's commit need not wait for lines that are in doubt.
+        proxy.lose_answer = True
+        with pytest.raises(StoreError):
+            await store.record([line(NOW + 1)])
+        proxy.forward = True
+        assert await store.commit([event()]) == 4
+        assert [kept.line for kept in await store.audit(0, 10)] == [line(NOW), line(NOW + 1)]
+        assert (await verify(store)).last == 2
+
+
+async def test_an_erasure_whose_answer_was_lost_leaves_a_store_that_goes_on(cluster: Cluster, database: str) -> None:
+    proxy = Proxy(cluster.directory)
+    async with proxy.running() as directory, opened(cluster.url(database, directory)) as store:
+        await store.record([line(NOW), line(NOW + 2)])
+        proxy.lose_answer = True
+        with pytest.raises(StoreError):
+            await store.erase_before(NOW + 1)
+        proxy.forward = True
+        assert await store.commit([begin()]) == 3
+        assert ((await verify(store)).erased_to, await store.erase_before(NOW + 1)) == (1, 0)
 
 
 async def test_a_commit_that_never_reached_the_server_is_made_by_the_next_try(cluster: Cluster, database: str) -> None:

@@ -18,6 +18,22 @@ _numbers = count()
 
 
 @dataclass(frozen=True, slots=True)
+class Pair:
+    """A key and certificates for it that nobody has checked."""
+
+    private_key: ec.EllipticCurvePrivateKey
+    chain: tuple[bytes, ...]
+
+
+def pair_of(key_file: Path, certificate_file: Path) -> Pair:
+    """What two PEM files hold."""
+    private_key = serialization.load_pem_private_key(key_file.read_bytes(), None)
+    assert isinstance(private_key, ec.EllipticCurvePrivateKey)
+    chain = x509.load_pem_x509_certificates(certificate_file.read_bytes())
+    return Pair(private_key, tuple(one.public_bytes(serialization.Encoding.DER) for one in chain))
+
+
+@dataclass(frozen=True, slots=True)
 class Files:
     """What one node has on disk."""
 
@@ -25,6 +41,11 @@ class Files:
     certificate_file: Path
     roots: tuple[bytes, ...]
     """DER."""
+
+    @property
+    def pair(self) -> Pair:
+        """What is in the files."""
+        return pair_of(self.key_file, self.certificate_file)
 
 
 class Authority:

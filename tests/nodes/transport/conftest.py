@@ -14,8 +14,10 @@ import pytest
 
 from mpc.errors import Answer
 from mpc.identity import Identity, Role
+from nodes.transport.base import Receive
 from nodes.transport.https import HttpsTransport
 from nodes.transport.limits import Limits
+from nodes.transport.tls import CheckPeer
 from tests.nodes.transport.certificates import Authority, Files
 
 HOSPITAL = Identity("ward", Role.HOSPITAL, "general")
@@ -119,7 +121,8 @@ async def make_node(authority: Authority) -> AsyncIterator[MakeNode]:
             *,
             files: Files | None = None,
             roles: frozenset[Role] = frozenset(Role),
-            check_peer: Callable[[bytes], Identity] | None = None,
+            check_peer: CheckPeer | None = None,
+            receive: Receive | None = None,
             **limits: Any,
         ) -> Node:
             files = files or authority.issue(identity)
@@ -128,8 +131,7 @@ async def make_node(authority: Authority) -> AsyncIterator[MakeNode]:
                 identity,
                 HttpsTransport(
                     "127.0.0.1:0",
-                    key_file=files.key_file,
-                    certificate_file=files.certificate_file,
+                    proof=files.pair,
                     roots=files.roots,
                     roles=roles,
                     check_peer=check_peer,
@@ -138,7 +140,7 @@ async def make_node(authority: Authority) -> AsyncIterator[MakeNode]:
                 ),
                 refused,
             )
-            await node.transport.start(node.receive)
+            await node.transport.start(receive or node.receive)
             stack.push_async_callback(node.transport.stop)
             return node
 

@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
+from cryptography.x509 import SubjectAlternativeName, UniformResourceIdentifier, load_der_x509_certificate
 
-from mpc.errors import Answer, ConfigError, IdentityError
+from mpc.errors import Answer, ConfigError, IdentityError, RevokedError
 from mpc.identity import Identity, Role
 from nodes.transport.base import DeliveryError
 from nodes.transport.https import HttpsTransport
-from tests.nodes.transport.certificates import Authority, Files
+from tests.nodes.transport.certificates import Authority, Files, Pair
 from tests.nodes.transport.conftest import ALICE, BOB, HOSPITAL, Connect, MakeNode, Node, cut, post
 
 
@@ -179,7 +180,7 @@ async def test_a_role_that_may_not_send_here_is_rejected(make_node: MakeNode) ->
 
 
 async def test_check_peer_decides_on_both_sides(make_node: MakeNode) -> None:
-    def nobody(_leaf: bytes) -> Identity:
+    def nobody(_chain: tuple[bytes, ...]) -> Identity:
         raise IdentityError("revoked")
 
     strict, alice = await make_node(HOSPITAL, check_peer=nobody), await make_node(ALICE)
@@ -188,6 +189,63 @@ async def test_check_peer_decides_on_both_sides(make_node: MakeNode) -> None:
     assert error.reason == "certificate"
     assert "revoked" in str(error)
     assert strict.received == alice.received == []
+
+
+class Doorkeeper:
+    """Refuses whom it has been told of. Who somebody is, it reads from the leaf."""
+
+    def __init__(self) -> None:
+        self.refused: set[Identity] = set()
+        self.chains: list[tuple[bytes, ...]] = []
+
+    def __call__(self, chain: tuple[bytes, ...]) -> Identity:
+        self.chains.append(chain)
+        names = load_der_x509_certificate(chain[0]).extensions.get_extension_for_class(SubjectAlternativeName).value
+        [uri] = names.get_values_for_type(UniformResourceIdentifier)
+        identity = Identity.parse(uri)
+        if identity in self.refused:
+            raise RevokedError(f"{identity} was revoked", uri)
+        return identity
+
+
+async def test_who_is_refused_later_loses_the_connections_that_it_has_and_gets_no_new_one(
+    make_node: MakeNode, connect: Connect
+) -> None:
+    keeper = Doorkeeper()
+    hospital, alice, bob = await make_node(HOSPITAL, check_peer=keeper), await make_node(ALICE), await make_node(BOB)
+    silent, busy = await connect(hospital), await connect(hospital)
+    busy.write(post(length=100))
+    assert await alice.send_to(hospital) is await bob.send_to(hospital) is Answer.ACCEPTED
+    assert hospital.transport.close_refused(keeper) == 0
+
+    keeper.refused.add(ALICE)
+    assert hospital.transport.close_refused(keeper) == 3, "her idle one, one that said nothing, one with a request half there"
+    assert await silent.closed() == await busy.closed() == b""
+    assert (await failure(alice, HOSPITAL, hospital.endpoint)).reason == "certificate-refused"
+    assert hospital.refused["revoked"] == 1
+    assert await bob.send_to(hospital) is Answer.ACCEPTED
+    assert hospital.transport.connections() == 1
+
+
+async def test_connections_to_a_peer_that_is_refused_later_are_cut_also_in_the_middle_of_a_request(make_node: MakeNode) -> None:
+    keeper, waits = Doorkeeper(), asyncio.Event()
+    alice, bob, hospital = await make_node(ALICE, check_peer=keeper), await make_node(BOB), await make_node(HOSPITAL)
+    assert await alice.send_to(bob) is await alice.send_to(hospital) is Answer.ACCEPTED
+
+    async def never(_message: bytes, _peer: Identity) -> Answer:
+        waits.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    slow = await make_node(BOB, receive=never)
+    asking = asyncio.create_task(failure(alice, BOB, slow.endpoint))
+    await waits.wait()
+    keeper.refused.add(BOB)
+    assert alice.transport.close_refused(keeper) == 2, "one that is kept for later, one in use"
+    error = await asking
+    assert error.reason in ("certificate", "certificate-refused", "revoked")
+    assert (await failure(alice, BOB, bob.endpoint)).reason == "revoked"
+    assert await alice.send_to(hospital) is Answer.ACCEPTED
 
 
 async def test_an_error_of_the_receiver_stays_there(make_node: MakeNode, capsys: pytest.CaptureFixture[str]) -> None:
@@ -329,7 +387,7 @@ async def test_reload_serves_the_new_certificate_and_keeps_connections(
     assert await client.status() == 202
     old = client.writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
     new = authority.issue(HOSPITAL)
-    hospital.transport.reload(new.key_file, new.certificate_file, new.roots)
+    hospital.transport.reload(new.pair, new.roots)
     client.write(post())
     assert await client.status() == 202
     fresh = await connect(hospital)
@@ -339,8 +397,8 @@ async def test_reload_serves_the_new_certificate_and_keeps_connections(
 async def test_a_reload_that_fails_changes_nothing(make_node: MakeNode, authority: Authority) -> None:
     hospital, alice = await make_node(HOSPITAL), await make_node(ALICE)
     one, two = authority.issue(HOSPITAL), authority.issue(HOSPITAL)
-    with pytest.raises(IdentityError, match="does not belong"):
-        hospital.transport.reload(one.key_file, two.certificate_file, one.roots)
+    with pytest.raises(IdentityError, match="issued together"):
+        hospital.transport.reload(Pair(one.pair.private_key, two.pair.chain), one.roots)
     assert await alice.send_to(hospital) is Answer.ACCEPTED
 
 
@@ -397,8 +455,7 @@ def transport_at(listen: str, authority: Authority) -> HttpsTransport:
     files = authority.issue(HOSPITAL)
     return HttpsTransport(
         listen,
-        key_file=files.key_file,
-        certificate_file=files.certificate_file,
+        proof=files.pair,
         roots=files.roots,
         roles=frozenset(Role),
     )

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio.sslproto
+import errno
+import os
 import ssl
+import stat
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
 
 from mpc.errors import IdentityError
 from nodes.transport.tls import NodeContext, NodeObject, client_context, peer_identity, server_context
-from tests.nodes.transport.certificates import Authority, Files
+from tests.nodes.transport.certificates import Authority, Files, Pair
 from tests.nodes.transport.conftest import ALICE, HOSPITAL
 
 
 def context(make: Callable[..., NodeContext], files: Files) -> NodeContext:
-    return make(files.key_file, files.certificate_file, files.roots)
+    return make(files.pair, files.roots)
 
 
 def joined(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> tuple[ssl.SSLObject, ssl.SSLObject, bytes]:
@@ -41,12 +43,14 @@ def joined(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> tuple[s
 
 
 def test_both_ends_know_each_other_after_the_handshake(authority: Authority) -> None:
-    server, client = context(server_context, authority.issue(HOSPITAL)), context(client_context, authority.issue(ALICE))
+    hospital = authority.issue(HOSPITAL)
+    server, client = context(server_context, hospital), context(client_context, authority.issue(ALICE))
     client_end, server_end, sent = joined(server, client, HOSPITAL.uri)
     assert isinstance(client_end, NodeObject)
     assert isinstance(server_end, NodeObject)
     assert (client_end.peer, server_end.peer) == (HOSPITAL, ALICE)
-    assert peer_identity(client_end) == HOSPITAL
+    assert peer_identity(client_end, client_end.chain) == HOSPITAL
+    assert client_end.chain == hospital.pair.chain
     assert client_end.version() == server_end.version() == "TLSv1.3"
     assert client_end.compression() is None
     assert b"spiffe" not in sent
@@ -66,38 +70,36 @@ def test_the_machines_web_authorities_are_not_trusted(authority: Authority) -> N
 
 
 @pytest.mark.parametrize("make", [server_context, client_context])
-@pytest.mark.parametrize("field", ["key_file", "certificate_file"])
-def test_a_missing_or_broken_file_is_named(
-    authority: Authority, tmp_path: Path, make: Callable[..., NodeContext], field: str
-) -> None:
-    missing, broken = tmp_path / "missing.pem", tmp_path / "broken.pem"
-    broken.write_text("not PEM")
-    for file in (missing, broken):
-        good = authority.issue(ALICE)
-        files = replace(good, key_file=file) if field == "key_file" else replace(good, certificate_file=file)
-        with pytest.raises(IdentityError, match=file.name):
-            context(make, files)
+def test_a_key_of_another_certificate_is_told_so(authority: Authority, make: Callable[..., NodeContext]) -> None:
+    one, two = authority.issue(ALICE), authority.issue(ALICE)
+    with pytest.raises(IdentityError, match="use a pair that was issued together"):
+        make(Pair(one.pair.private_key, two.pair.chain), one.roots)
 
 
-def test_a_key_of_another_certificate_is_told_so(authority: Authority) -> None:
-    files = replace(authority.issue(ALICE), key_file=authority.issue(ALICE).key_file)
-    with pytest.raises(IdentityError, match="does not belong to"):
-        context(server_context, files)
+def test_the_key_lies_on_no_disk_in_the_clear(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, seen = authority.issue(ALICE), []
+    genuine = ssl.SSLContext.load_cert_chain
+
+    def look(self: ssl.SSLContext, file: str, **options: Any) -> None:
+        seen.append((Path(file).read_text(), stat.S_IMODE(Path(file).stat().st_mode), file))
+        genuine(self, file, **options)
+
+    monkeypatch.setattr(NodeContext, "load_cert_chain", look)
+    context(client_context, files)
+    [(text, mode, file)] = seen
+    assert "BEGIN ENCRYPTED PRIVATE KEY" in text
+    assert "BEGIN PRIVATE KEY" not in text
+    assert mode == 0o600
+    assert not Path(file).exists()
 
 
-def test_a_key_with_a_password_is_an_error_and_no_prompt(authority: Authority, tmp_path: Path) -> None:
-    files = authority.issue(ALICE)
-    key = serialization.load_pem_private_key(files.key_file.read_bytes(), password=None)
-    locked = tmp_path / "locked.key"
-    locked.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.BestAvailableEncryption(b"secret"),
-        )
-    )
-    with pytest.raises(IdentityError, match="without a password"):
-        context(client_context, replace(files, key_file=locked))
+def test_a_machine_without_room_for_the_key_is_told_so(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("nodes.transport.tls.tempfile.NamedTemporaryFile", full)
+    with pytest.raises(IdentityError, match=r"No space left on device.* can be written"):
+        context(client_context, authority.issue(ALICE))
 
 
 def test_a_connection_that_says_nothing_holds_no_quarter_of_a_megabyte() -> None:
