@@ -316,8 +316,8 @@ class Driver:
                     self._settling, batch = settling, []
                 else:  # it was worked out from what was not kept
                     await self._undo(batch, outcomes)
-            except StoreError as error:
-                self._store_failed(error)
+            except Exception as error:
+                self._store_failed(_as_store_error(error))
                 await self._undo(batch, outcomes)
             finally:
                 for job in batch:  # those that a stop left in hand
@@ -341,8 +341,8 @@ class Driver:
                     self._act(outcome, last=position == len(of_job))
                 job.finish(of_job[0])
             return True
-        except StoreError as error:
-            self._store_failed(error)
+        except Exception as error:
+            self._store_failed(_as_store_error(error))
             await self._undo(batch, outcomes)
             return False
         finally:
@@ -576,6 +576,11 @@ class Driver:
         for moved in self._held.pop(round_id, []):
             if not moved.done():
                 moved.set_result(None)
+
+
+def _as_store_error(error: Exception) -> StoreError:
+    """Whatever a commit fails with, nothing of it counts as kept, and the pump lives on."""
+    return error if isinstance(error, StoreError) else StoreError("failed", f"{type(error).__name__} at {place(error)}")
 
 
 def _steps(outcomes: Sequence[Sequence[Outcome]]) -> list[Step]:

@@ -93,7 +93,7 @@ class Outbox:
 
     def oldest_seconds(self) -> float:
         """How long the oldest of them has been; 0 with none."""
-        return time.monotonic() - min(self._posted.values(), default=time.monotonic())
+        return time.monotonic() - min(self._posted.values()) if self._posted else 0.0
 
     def _finished(self, round_id: bytes, task: asyncio.Task[None]) -> None:
         del self._posted[task]

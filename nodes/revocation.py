@@ -90,6 +90,8 @@ class Revocations:
         self._adopt = adopt
         self._log = log
         self._packed = b""
+        self._kept = True
+        """Whether the disk has what is obeyed."""
         self._seen = b""
         """Tag of what was fetched last and needs no second look."""
         self._said = ""
@@ -114,6 +116,8 @@ class Revocations:
 
     async def step(self) -> None:
         """Asks for newer lists, and says how old those are that it has."""
+        if not self._kept:
+            await self.changed()
         if self._source is not None:
             await self._fetch(self._source)
         self._remind(time.time())
@@ -127,13 +131,15 @@ class Revocations:
         """The trust has other lists now: keeps them, and hands them on. A disk that refuses is told, and changes no more."""
         lists = self._trust().lists
         packed = pack(lists)
-        if packed == self._packed:
+        if packed == self._packed and self._kept:
             return
         self._packed = packed
         self._reminded = float("-inf")
         try:
             await asyncio.to_thread(self._keep, packed)
+            self._kept = True
         except IdentityError as error:
+            self._kept = False  # tried again at the next step
             self._log.error(Event.REVOCATIONS_NOT_KEPT, reason=str(error))
 
     def _refused(self, problems: list[str]) -> None:

@@ -16,6 +16,7 @@ import sys
 import time
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar, Generic
 
 import msgspec
@@ -41,6 +42,8 @@ from nodes.transport.inbox import Route
 from nodes.transport.tls import CheckPeer, strangers_context
 from nodes.upkeep import REVOCATIONS_PATH
 from nodes.vitals import Vitals
+from pki.certificate import read
+from pki.lists import Lists, take
 
 Read = Callable[[], C]
 """Reads the configuration again, with everything that was said on the command line. Raises ConfigError."""
@@ -256,7 +259,7 @@ class Service(Generic[C]):
             self.notify.reloading()
             trouble = ""
             try:
-                fresh = await asyncio.to_thread(lambda: load(read()))
+                fresh = self._with_lists(await asyncio.to_thread(lambda: load(read())))
                 self._refuse_restart_keys(fresh.config)
                 await self._use(fresh)
                 self._set_level(fresh.config.log.level)
@@ -283,6 +286,14 @@ class Service(Generic[C]):
             self._unfit = next(error for error in group.exceptions if isinstance(error, IdentityError))
             self.log.error(Event.IDENTITY_LOST, reason=str(self._unfit))
             stop.set()
+
+    def _with_lists(self, fresh: Loaded[C]) -> Loaded[C]:
+        """No reload takes back a list that is obeyed, whatever became of its file."""
+        obeyed = self._loaded.trust.lists
+        above = tuple(read(one) for listed in obeyed for one in listed.intermediates)
+        held = Lists(tuple(listed.revocations for listed in obeyed), above)
+        trust, _ = take(fresh.trust, held, time.time(), fresh.node_key.chain[1:])
+        return replace(fresh, trust=trust)
 
     async def _use(self, fresh: Loaded[C]) -> None:
         """Works by `fresh` from now on."""

@@ -43,6 +43,8 @@ from pki.revocation import RevocationList
 from pki.token import Fault, TokenRefused, secret_digest, short
 
 _DAY = 86_400
+_MOST_A_DAY = 10
+"""Certificates of one node: a node renews at two thirds of its certificate's life, and whoever asks more fills the register."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +190,12 @@ class Authority(Office):
             last = book.records.newest(identity.uri)
             if last is None:
                 raise IdentityError(f"{identity} has no certificate that could be renewed here; use 'cohortium pki sign'")
+            lately = [one for one in book.records.issued.values() if one.identity == identity.uri and one.at > now - _DAY]
+            if len(lately) >= _MOST_A_DAY:
+                raise IdentityError(
+                    f"{identity} has been given {len(lately)} certificates within a day; renew one when two thirds of its life "
+                    f"are over, or use 'cohortium pki sign'"
+                )
             revoked = book.records.revoked.get(last.serial)
             if revoked is not None:
                 raise IdentityError(
@@ -243,8 +251,9 @@ class Authority(Office):
                 entry.this_update,
                 entry.next_update,
             )
-            book.append(entry)
-        return RevocationList.parse(signed.public_bytes(Encoding.DER))
+            parsed = RevocationList.parse(signed.public_bytes(Encoding.DER))
+            book.append(entry)  # only what can be used: what nobody may read would be signed again and again
+        return parsed
 
     def check_time(self, now: float) -> None:
         """Raises IdentityError when the authority is not valid at `now`, Unix seconds."""

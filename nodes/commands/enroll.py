@@ -82,7 +82,13 @@ def enroll(
         return redeem_here(here, parsed, request, time.time())
 
     written = asyncio.run(arrive(parsed, directory, plan, fetch, time.time()))
-    click.echo(f"{parsed.identity} has its certificate" + ("" if written else "; nothing was missing"))
+    if written:
+        click.echo(f"{parsed.identity} has its certificate")
+    else:
+        click.echo(
+            f"{parsed.identity} has its certificate; nothing was missing, and the token was not needed. For another certificate "
+            f"move identity.key and identity.crt in {directory} away, and run this again"
+        )
     for file in written:
         click.echo(f"  {file}")
     _say_what_is_open(parsed, directory / plan.config_name)

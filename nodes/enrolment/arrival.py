@@ -40,7 +40,8 @@ Fetch = Callable[[bytes], Awaitable[Granted]]
 async def arrive(token: Token, directory: Path, wanted: Plan, fetch: Fetch, now: float) -> list[Path]:
     """Makes the node of `token` in `directory`, and returns what was written. `now` is Unix seconds.
 
-    `wanted` is what is known without the token and the certificate. Raises IdentityError and TemporaryError.
+    `wanted` is what is known without the token and the certificate. Where nothing is missing the token is not used, and stays
+    where it is. Raises IdentityError and TemporaryError.
     """
     make_directory(directory)
     key = _own_key(directory / KEY)
@@ -52,7 +53,7 @@ async def arrive(token: Token, directory: Path, wanted: Plan, fetch: Fetch, now:
         written = [directory / name for name in (KEY, ROOT, CERTIFICATE)]
         wanted = _known(token, wanted, granted)
         written += write_kit(wanted, directory)
-    (directory / TOKEN).unlink(missing_ok=True)
+        (directory / TOKEN).unlink(missing_ok=True)
     return written
 
 

@@ -84,9 +84,12 @@ class Door:
         wait = self._rate.attempt(address, time.monotonic())
         if wait:
             return self._intake.refuse("rate", 429, headers={"Retry-After": str(wait)}, close=True)
-        return await self._intake.take(
+        reply = await self._intake.take(
             request, address, MAX_APPLICATION, lambda body: self._apply(body, address), content_type=JSON
         )
+        if reply.status not in (200, 503):
+            self._rate.failed(address, time.monotonic())
+        return reply
 
     async def _apply(self, body: bytes, address: str) -> Reply:
         try:
@@ -94,21 +97,16 @@ class Door:
             identity = Identity.parse(asked.identity)
             read_request(asked.request.encode())
         except (ValueError, IdentityError):
-            self._failed(address)
             self._desk.refused("malformed", address, "what it sent is not an application with a request that holds")
             return Reply(400, "malformed")
         try:
             chain = await self._desk.enrol(asked.secret, identity, asked.request.encode(), address)
         except TokenRefused:
-            self._failed(address)
             return Reply(403, "refused")
         except IdentityError:
             return Reply(503, "unavailable", headers={"Retry-After": "60"})
         welcome = Welcome(chain.decode(), self._port, self._relay)
         return Reply(200, msgspec.json.encode(welcome), headers={"Content-Type": JSON})
-
-    def _failed(self, address: str) -> None:
-        self._rate.failed(address, time.monotonic())
 
 
 def renewal(desk: Desk, limits: Limits, count: Count) -> Route:

@@ -236,8 +236,9 @@ def _readme(plan: Plan) -> str:
     stored = (
         "storage.key, which the first start makes, opens its store" if role is not Role.RELAY else "what it keeps it cannot read"
     )
+    check = f"check with 'cohortium {role} --config {plan.config_name} --check', start with the same without --check"
     return f"""\
-{plan.identity}: check with 'cohortium {role} --config {plan.config_name} --check', start with the same without --check.
+{plan.identity}: if a file 'token' lies here, first 'cohortium enroll --dir DIRECTORY'; {check}.
 {KEY} is this node's alone and secret; {stored}: keep a copy of the keys elsewhere, not with backups of 'state'.
 As a service: see the first line of systemd.conf, then 'systemctl daemon-reload' and 'systemctl enable --now {plan.unit}'.
 """

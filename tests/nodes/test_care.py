@@ -282,9 +282,13 @@ async def test_a_list_in_a_file_is_obeyed_from_the_reload_on(site: Site, logged:
         assert await daemon.reload(lambda: config)
         assert await soon(alice.reader.read()) == b""
         assert [line["connections"] for line in events(logged, "connections-cut")] == [1]
-    assert [one["number"] for one in daemon.care.revocations.status()] == [2]
-    file.write_bytes(b"")
-    file.unlink()
+        kept_list = config.state / "revocations.pem"
+        kept_list.rename(tmp_path / "elsewhere")  # as if the disk had been full
+        file.unlink()
+        bare = check_hospital(say(site.hospital))
+        assert await daemon.reload(lambda: bare)
+        assert [one["number"] for one in daemon.care.revocations.status()] == [2], "no reload takes a list back"
+        (tmp_path / "elsewhere").rename(kept_list)
     kept = HospitalDaemon(check_hospital(say(site.hospital)))
     assert [one["number"] for one in kept.care.revocations.status()] == [2], "and it is kept"
     await kept.driver.stop(0)

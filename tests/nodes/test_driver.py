@@ -801,6 +801,23 @@ async def test_a_store_that_fails_does_not_stop_the_pump() -> None:
         assert node.driver.store_trouble == ""
 
 
+async def test_a_bug_in_a_store_is_a_commit_that_failed_and_the_pump_lives_on() -> None:
+    node = make_node(HOSPITAL, MemoryNetwork())
+    async with running(node):
+
+        async def broken(method: str) -> None:
+            if method == "commit":
+                raise MemoryError
+
+        node.disk.store.before = broken
+        with pytest.raises(StoreError, match="could not be kept"):
+            await soon(node.begin(Scripted(ROUND, lambda _e, _n: []), OpenRound()))
+        node.disk.store.before = Fault(lambda: False)
+        await soon(node.begin(Scripted(OTHER_ROUND, lambda _e, _n: [Ended(RELEASED)]), OpenRound()))
+        assert [ended.outcome for ended in node.endings(OTHER_ROUND)] == [RELEASED]
+    assert [failed["reason"] for failed in node.log("store-failed")] == ["failed"]
+
+
 async def test_a_message_that_cannot_be_kept_is_told_later_and_taken_when_it_comes_again() -> None:
     async with ward(VALUES) as made:
         made.keeps = to_hospital(Kind.CONSENT)

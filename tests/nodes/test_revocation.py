@@ -233,6 +233,9 @@ async def test_a_disk_that_is_full_is_told_and_the_list_is_obeyed(node: Node, mo
     await node.at(NOW)
     assert numbers(node.trust) == [1]
     assert "No space left on device" in node.events("revocations-not-kept")[0]["reason"]
+    monkeypatch.undo()
+    await node.at(NOW + 60)
+    assert (node.state / "revocations.pem").exists(), "it is kept as soon as there is room"
 
 
 async def test_kept_lists_that_are_damaged_stop_the_start(node: Node) -> None:

@@ -317,6 +317,18 @@ def test_a_renewal_keeps_names_and_days_with_a_new_key_or_the_old(authority: Aut
         assert renewed.not_valid_after_utc.timestamp() == NOW + 15 * DAY
 
 
+def test_who_asks_for_more_than_ten_certificates_a_day_is_told_to_wait(authority: Authority) -> None:
+    request = make_request(p256(), "alice")
+    for _ in range(2):
+        authority.sign(request, ALICE, (), (), NOW)
+    for _ in range(8):
+        authority.renew(request, ALICE, NOW + 60)
+    with pytest.raises(IdentityError, match=r"patient/alice has been given 10 certificates within a day"):
+        authority.renew(request, ALICE, NOW + 120)
+    assert len(authority.register.read().issued) == 10
+    authority.renew(request, ALICE, NOW + DAY + 120)
+
+
 def test_only_an_identity_that_was_issued_and_not_revoked_is_renewed(authority: Authority) -> None:
     request = make_request(p256(), "alice")
     with pytest.raises(IdentityError, match=r"patient/alice has no certificate that could be renewed here"):

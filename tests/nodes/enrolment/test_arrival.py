@@ -188,6 +188,13 @@ async def test_the_token_that_came_with_the_directory_is_gone_afterwards(arrival
     assert not (arrival.directory / "token").exists()
 
 
+async def test_a_token_that_was_not_needed_stays_where_it_is(arrival: Arrival) -> None:
+    await arrival()
+    (arrival.directory / "token").write_text(arrival.token.encode())
+    assert await arrival() == []
+    assert (arrival.directory / "token").exists()
+
+
 # ---- the node that is to hold the authority, and relays and hospitals that do not
 
 

@@ -196,6 +196,12 @@ async def test_who_guesses_is_told_to_wait_and_who_has_a_token_is_not_held_up_by
     assert "try again in" in await refusal(token, TemporaryError)
 
 
+async def test_who_sends_what_is_no_application_is_told_to_wait_before_others_are(house: House) -> None:
+    for _ in range(10):
+        assert (await house.post(b"", kind="text/plain"))[0] == 415
+    assert (await house.post(b"", kind="text/plain"))[0] == 429
+
+
 async def test_while_the_authority_is_away_a_token_stays_good(house: House, log: io.StringIO) -> None:
     token, directory = house.token(), house.authority.directory
     away = directory.with_name("away")
