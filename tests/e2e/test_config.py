@@ -17,6 +17,7 @@ import yaml
 from scripts.deployment import HOSPITAL, STUDY
 from tests.e2e.conftest import SUM_OF_THREE
 from tests.e2e.harness import PYTHON, ROOT, SECONDS, Cohort, cohortium, total
+from tests.services import free_port
 
 ROLES = pytest.mark.parametrize("name", [HOSPITAL, "alice"])
 ROLE = {HOSPITAL: "hospital", "alice": "patient"}
@@ -238,7 +239,7 @@ def test_a_port_in_use_is_told_with_what_to_do(cohort: Cohort, draft: Draft, tmp
 
 @ROLES
 def test_an_admin_socket_in_use_is_told_and_left_to_its_daemon(cohort: Cohort, draft: Draft, tmp_path: Path, name: str) -> None:
-    elsewhere = _with(listen=f"127.0.0.1:{cohort.port('mallory')}", state=str(tmp_path))
+    elsewhere = _with(listen=f"127.0.0.1:{free_port()}", state=str(tmp_path))
     done = _starts(ROLE[name], draft(name, elsewhere))
     assert done.returncode == 78
     socket = cohort.deployment.socket(name)
@@ -249,7 +250,7 @@ def test_an_admin_socket_in_use_is_told_and_left_to_its_daemon(cohort: Cohort, d
 def test_an_admin_path_that_is_no_socket_is_left_alone(cohort: Cohort, draft: Draft, tmp_path: Path) -> None:
     precious = cohort.directory / "alice" / "precious"
     precious.write_text("data")
-    elsewhere = _with(admin="precious", listen=f"127.0.0.1:{cohort.port('mallory')}", state=str(tmp_path))
+    elsewhere = _with(admin="precious", listen=f"127.0.0.1:{free_port()}", state=str(tmp_path))
     done = _starts("patient", draft("alice", elsewhere))
     assert done.returncode == 78
     assert f"{precious} is there and is no socket; choose another path for 'admin'" in done.stderr
