@@ -49,6 +49,7 @@ bench: $(VENV)/.core $(VENV)/.project
 	$(BIN)/python benchmarks/secure_sum.py --patients 3 --length 1000000 --range 3000000 --rounds 5
 	$(BIN)/python benchmarks/secure_sum.py --patients 10 --length 1000000 --range 10000000 --rounds 3
 	$(BIN)/python benchmarks/secure_sum.py --patients 50 --length 10000 --range 50000000 --rounds 3
+	$(BIN)/python benchmarks/studies.py
 	$(BIN)/python benchmarks/parts.py
 	$(BIN)/python benchmarks/health.py
 

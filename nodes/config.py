@@ -6,6 +6,7 @@ they are loaded (`pki`), not here.
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from ipaddress import ip_address
@@ -16,7 +17,8 @@ import msgspec
 
 from mpc.errors import ConfigError, IdentityError, StudyError, UsageError
 from mpc.identity import Identity, Role
-from mpc.study import MINIMUM_COHORT
+from mpc.statistics import FAMILIES
+from mpc.study import MAX_RECORDS, MINIMUM_COHORT
 from nodes.fields import (
     RELAY,
     Consortium,
@@ -34,7 +36,7 @@ from nodes.fields import (
     address,
 )
 from nodes.sources import SourceConfig
-from nodes.sources.base import integer
+from nodes.sources.base import entry
 from nodes.sources.literal import LiteralValues
 from nodes.studies import load_studies
 from nodes.transport.limits import Limits
@@ -196,11 +198,20 @@ class Vouched(_Struct, frozen=True, kw_only=True):
         return frozenset(bytes.fromhex(digest.removeprefix("sha256:")) for digest in self.authorities)
 
 
+def _statistic(pattern: str) -> Iterator[Problem]:
+    if not fnmatch.filter(FAMILIES, pattern):
+        yield Problem((), f"matches no statistic; there are {', '.join(FAMILIES)}")
+
+
 class Policy(_Struct, frozen=True, kw_only=True):
     """What this patient takes part in. All of it is decided without looking at a value."""
 
     studies: Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)] = ("*",)
     """Patterns (as in a shell) for the ids of studies."""
+    statistics: Annotated[tuple[Annotated[Text, checked(_statistic)], ...], msgspec.Meta(min_length=1)] = ("*",)
+    """Patterns for the kinds of statistics."""
+    records: Annotated[int, msgspec.Meta(ge=1, le=MAX_RECORDS)] = 1
+    """The most records that its sources hold: 1 is a person. A study that takes fewer is declined."""
     floor: Annotated[int, msgspec.Meta(ge=MINIMUM_COHORT)] = MINIMUM_COHORT
     """The fewest vouched members, this patient among them."""
     vouched: Vouched
@@ -383,22 +394,24 @@ def admin_of(path: Path) -> Path:
 
 
 def with_values(config: PatientConfig, given: Sequence[str]) -> PatientConfig:
-    """The configuration with literals, `[VARIABLE=]INTEGER`, in place of the sources of these variables.
+    """The configuration with literals, `[VARIABLE=]VALUE`, in place of the sources of these variables.
 
-    Raises UsageError for an unknown variable, a missing one where there are several, or what is no integer.
+    Raises UsageError for an unknown variable, a missing one where there are several, or what is no such value.
     """
     sources = dict(config.sources)
     for text in given:
-        name, _, number = text.rpartition("=")
+        name, _, spelt = text.rpartition("=")
         if not name and len(sources) == 1:
             (name,) = sources
         if name not in sources:
-            raise UsageError(f"--value: say VARIABLE=INTEGER with one of the configured sources, {', '.join(sources) or 'none'}")
+            raise UsageError(f"--value: say VARIABLE=VALUE with one of the configured sources, {', '.join(sources) or 'none'}")
         try:
-            value = integer(number)
+            value = entry(sources[name].declared, spelt)
         except ValueError as error:
             raise UsageError(f"--value: {name}: {error}") from None
-        sources[name] = SourceConfig(bounds=sources[name].bounds, literal=LiteralValues(value))
+        if value is None:
+            raise UsageError(f"--value: {name}: is empty")
+        sources[name] = msgspec.structs.replace(sources[name], literal=LiteralValues(value), csv=None, synthetic=None)
     return msgspec.structs.replace(config, sources=sources)
 
 

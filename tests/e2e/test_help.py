@@ -26,12 +26,23 @@ COMMANDS = (
     "pki show",
     "pki verify",
     "relay",
+    "results",
+    "results export",
+    "results list",
+    "results show",
     "round",
     "round cancel",
     "round list",
     "round open",
     "round show",
     "status",
+    "study",
+    "study check",
+    "study list",
+    "study open",
+    "study schedule",
+    "study schema",
+    "study show",
 )
 
 

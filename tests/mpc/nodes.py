@@ -67,8 +67,8 @@ def study(*names: str, length: int = 1, bound: int = BOUND, minimum: int = 0, pu
         id="pressure",
         title="Mean systolic pressure",
         purpose="test",
-        variables=(Variable("value", "mmHg", 0, bound, length),),
-        statistics=(Statistic("sum", "value"),),
+        variables=(Variable.number("value", "mmHg", 0, bound, length),),
+        statistics=(Statistic.of("sum", "value"),),
         members=tuple(sorted(patient(name).uri for name in names)),
         minimum=minimum or len(names),
         range=None,
@@ -77,6 +77,7 @@ def study(*names: str, length: int = 1, bound: int = BOUND, minimum: int = 0, pu
         answer_within=20,
         ready_within=40,
         deadline=60,
+        records=1,
     )
 
 

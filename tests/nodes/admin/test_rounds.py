@@ -54,7 +54,7 @@ class Hospital:
 
     def release(self, round_id: bytes) -> None:
         values = (1575).to_bytes(8, "little")
-        self.records.note(round_id, Released(Result(bytes(32), 3, (StatisticResult("sum", "value", values),)), bytes(32)))
+        self.records.note(round_id, Released(Result(bytes(32), 3, (StatisticResult("sum", "value", values, ""),)), bytes(32)))
         self.records.note(round_id, Ended(RELEASED))
 
 
