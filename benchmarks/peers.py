@@ -37,6 +37,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from scripts.ports import free_ports
+
 LARGEST = 10**6
 SEED = 2026
 _PR_SET_CHILD_SUBREAPER = 36
@@ -138,7 +142,7 @@ def run_mpyc(case: Case, rounds: int, timeout: float) -> Measured:
     """One process a party, on loopback."""
     version = _version("mpyc")
     deadline = time.monotonic() + timeout
-    addresses = [part for port in _free_ports(case.patients) for part in ("-P", f"127.0.0.1:{port}")]
+    addresses = [part for port in free_ports(case.patients) for part in ("-P", f"127.0.0.1:{port}")]
     sums = [str(number) for number in (case.length, case.range, SEED, rounds)]
     with tempfile.TemporaryDirectory() as name, _all_ended():
         outputs = [Path(name) / f"party{party}" for party in range(case.patients)]
@@ -176,7 +180,7 @@ def run_flower_simulated(case: Case, rounds: int, timeout: float) -> Measured:
 def _run_flower(peer: str, case: Case, rounds: int, timeout: float, *, simulated: bool) -> Measured:
     version = _version("flwr")
     deadline = time.monotonic() + timeout
-    link_port, *node_ports = _free_ports(1 + case.patients)
+    link_port, *node_ports = free_ports(1 + case.patients)
     link = f"127.0.0.1:{link_port}"
     programs = Path(sys.executable).parent
     with tempfile.TemporaryDirectory() as name:
@@ -323,15 +327,6 @@ def _json_lines(path: Path) -> list[dict[str, float]]:
 
 def _tail(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace")[-1500:]
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that were free just now: all held at once while they are chosen, so that no two are the same."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
 
 
 def _listens(port: int) -> bool:

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from scripts.ports import free_ports
 
 CONSORTIUM = "demo"
 HOSPITAL = "hospital"
@@ -92,7 +93,7 @@ class Deployment:
         for name in self.names:
             check_name(name)
         nodes = self.nodes
-        self.ports = dict(zip(nodes, _free_ports(len(nodes)), strict=True))
+        self.ports = dict(zip(nodes, free_ports(len(nodes)), strict=True))
         ca = self.directory / AUTHORITY
         _cohortium("pki", "init", "--consortium", CONSORTIUM, "--dir", str(ca))
         for name in nodes:
@@ -171,18 +172,6 @@ class Deployment:
 
 def _role(name: str) -> str:
     return name if name in (HOSPITAL, RELAY) else "patient"
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that the kernel says are free now; all are held until the last is known, so that none comes twice."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for held in sockets:
-            held.bind(("127.0.0.1", 0))
-        return [int(held.getsockname()[1]) for held in sockets]
-    finally:
-        for held in sockets:
-            held.close()
 
 
 def _cohortium(*arguments: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from scripts.daemons import Daemons
 from scripts.deployment import COHORTIUM, HOSPITAL, Deployment, Question
+from scripts.ports import free_ports
 
 DEADLINE = 20.0
 """Seconds after which a test that waits has failed."""
@@ -74,10 +75,8 @@ def manager(address: str) -> Iterator[Manager]:
 
 
 def free_port() -> int:
-    """A loopback port that was free a moment ago."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])
+    """A loopback port that nobody has."""
+    return free_ports(1)[0]
 
 
 def write_deployment(directory: Path, limits: Mapping[str, Any] | None = None, **question: Any) -> Deployment:

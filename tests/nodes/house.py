@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 import tempfile
 import threading
 import time
@@ -56,6 +55,7 @@ from nodes.store.volatile import VolatileStore
 from nodes.transport.base import DeliveryError
 from nodes.transport.memory import MemoryNetwork, Parcel
 from pki.authority import Authority
+from scripts.ports import free_ports
 from tests.mpc.nodes import CONSORTIUM, HOSPITAL, NOW, credential, keyring, patient, policy, trust
 from tests.mpc.world import array
 from tests.simulation.disks import VolatileGuard, VolatileKeys
@@ -505,15 +505,6 @@ def make_site(directory: Path, values: Mapping[str, int], study: str = STUDY) ->
         for name, port in zip(values, ports[1:], strict=True)
     }
     return Site(directory, hospital, patients)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
 
 
 @contextlib.contextmanager

@@ -28,8 +28,9 @@ from nodes.relay import RelayDaemon
 from pki.authority import Authority, _entry
 from pki.files import write_certificates, write_private_key
 from pki.profile import ListenerNames, leaf_certificate
+from scripts.ports import free_ports
 from tests.mpc.nodes import CONSORTIUM
-from tests.nodes.house import STUDY, Clock, Site, eventually, free_ports, make_site, nothing_left_over, short_directory, soon
+from tests.nodes.house import STUDY, Clock, Site, eventually, make_site, nothing_left_over, short_directory, soon
 
 VALUES = {"alice": 725, "bob": 310, "charlie": 540}
 DAY = 86_400

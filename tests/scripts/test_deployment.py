@@ -11,7 +11,7 @@ import yaml
 
 from nodes.config import check_hospital, check_patient
 from scripts.daemons import DaemonFailure, Daemons
-from scripts.deployment import Deployment, DeploymentError, Question, _free_ports, _yaml, check_name, parse_value, parse_values
+from scripts.deployment import Deployment, DeploymentError, Question, _yaml, check_name, parse_value, parse_values
 
 
 def test_values_are_read_in_their_order() -> None:
@@ -73,12 +73,6 @@ def test_yaml_is_read_back_as_it_was_meant() -> None:
         'odd "key"': "ünïcode \\ \n line",
     }
     assert yaml.safe_load(_yaml(content, 0)) == content
-
-
-def test_free_ports_are_different_and_free() -> None:
-    ports = _free_ports(50)
-    assert len(set(ports)) == 50
-    assert all(1024 <= port < 65536 for port in ports)
 
 
 @pytest.fixture(scope="module")

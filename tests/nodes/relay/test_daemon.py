@@ -35,8 +35,9 @@ from nodes.transport.limits import Limits
 from nodes.transport.tls import client_context
 from pki.authority import Authority
 from pki.files import read_certificates
+from scripts.ports import free_ports
 from tests.mpc.nodes import CONSORTIUM, patient
-from tests.nodes.house import Clock, eventually, free_ports, nothing_left_over, short_directory, soon
+from tests.nodes.house import Clock, eventually, nothing_left_over, short_directory, soon
 from tests.nodes.relay.conftest import ALICE, BOB, CHARLIE, RELAY, RULES, envelope
 from tests.nodes.relay.conftest import eventually as becomes
 from tests.nodes.transport.certificates import pair_of
