@@ -61,7 +61,9 @@ def admin_of(path: Path) -> Path:
     found = examine(path, HospitalConfig)
     admin = found.fields.get("admin")
     if not isinstance(admin, Path):
-        raise ConfigError("\n".join(text for text in found.problems if "admin" in text) or f"{path}: names no admin socket")
+        # A file that cannot be read, or is no YAML, has no fields: then all that is wrong with it is of use.
+        told = [text for text in found.problems if "admin" in text or not found.fields]
+        raise ConfigError("\n".join(told) or f"{path}: names no admin socket")
     return admin
 
 

@@ -27,6 +27,7 @@ from nodes.config import (
     RelayQuota,
     RevocationRules,
     Trust,
+    admin_of,
     check_hospital,
     check_patient,
     check_relay,
@@ -426,3 +427,20 @@ def test_a_hospital_without_its_directory_of_studies(wrong_hospital: Problems, t
     assert wrong_hospital(HOSPITAL.replace("studies: studies", "studies: questions")) == [
         f"{tmp_path}/questions: cannot be listed (No such file or directory); make the directory of studies"
     ]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "there is no such file; check the path"),
+        ("", "is empty"),
+        ("a: [1\n", "is not YAML"),
+        ("name: alice\n", "admin: is missing"),
+    ],
+)
+def test_a_file_without_an_admin_socket_is_told_with_what_is_wrong(tmp_path: Path, content: str | None, complaint: str) -> None:
+    path = tmp_path / "node.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=complaint):
+        admin_of(path)
