@@ -2,7 +2,8 @@
 
 A line is on disk before anything that it speaks of is handed out. A crash can therefore leave at most one line that is cut
 off, the last, and nobody has what it was about: the next writer closes it with a line of kind "torn", and readers pass over
-the two. A broken line anywhere else is damage, and is said.
+the two. A crash may cut that line off as well, and the next writer closes both. A broken line anywhere else is damage, and is
+said.
 """
 
 from __future__ import annotations
@@ -86,6 +87,9 @@ class Withdrawn(Entry, frozen=True, tag="withdrawn"):
 class Torn(Entry, frozen=True, tag="torn"):
     """The line before this one was cut off by a crash and means nothing."""
 
+
+_TORN = b'{"kind":"torn",'
+"""How each of these lines begins."""
 
 _decoder = msgspec.json.Decoder(Issued | Revoked | Listed | Granted | Withdrawn | Torn)
 
@@ -207,7 +211,7 @@ def _decode(path: Path, data: bytes) -> tuple[Records, bool]:
                 f"{path}, line {number}, is not understood; a newer version may have written it, so use that one"
             ) from error
         except msgspec.DecodeError:
-            if broken:
+            if broken and not _begins_torn(line):
                 raise _damaged(path, broken) from None
             broken = number
             records.torn.append(number)
@@ -217,6 +221,12 @@ def _decode(path: Path, data: bytes) -> tuple[Records, bool]:
         broken = 0
         records.add(entry)
     return records, broken > 0
+
+
+def _begins_torn(line: bytes) -> bool:
+    """Whether this may be what a crash left of a "torn" line: then the line before it was cut off, too."""
+    left = line.rstrip(b"\0")  # some file systems leave zeros where nothing was written yet
+    return left.startswith(_TORN) or _TORN.startswith(left)
 
 
 def _damaged(path: Path, number: int) -> IdentityError:

@@ -107,6 +107,33 @@ def test_a_crash_that_left_zeros_and_a_crash_while_mending_are_survived(register
     assert (set(records.issued), set(records.revoked), records.torn) == ({"a1", "b2"}, {"a1"}, [2])
 
 
+@given(first=st.integers(1, 100), second=st.integers(0, 400), zeros=st.integers(0, 3))
+def test_crash_after_crash_costs_nothing_that_was_handed_out(
+    tmp_path_factory: pytest.TempPathFactory, first: int, second: int, zeros: int
+) -> None:
+    register = Register(tmp_path_factory.mktemp("crash") / "register.jsonl")
+    write(register, ALICE)
+    with register.path.open("ab") as file:
+        file.write(b'{"kind":"revoked","at":1767225600,"serial":"a1","reason":"superseded"'[:first])
+    cut = register.path.read_bytes()
+    write(register, BOB)  # closes the cut line, and is cut off itself
+    mended = register.path.read_bytes()[len(cut) :]
+    register.path.write_bytes(cut + mended[: second % len(mended)] + bytes(zeros))
+    assert "a1" in register.read().issued
+    write(register, EVERY[7])
+    records = register.read()
+    assert records.lists == [EVERY[7]]
+    assert "a1" in records.issued
+
+
+def test_two_broken_lines_that_no_crash_leaves_are_said(register: Register) -> None:
+    write(register, ALICE)
+    with register.path.open("ab") as file:
+        file.write(b'{"kind":"iss\n{"kind":"issued","at":')
+    with pytest.raises(IdentityError, match="line 2, is damaged"):
+        register.read()
+
+
 def test_damage_in_the_middle_is_said_with_its_line(register: Register) -> None:
     write(register, ALICE, BOB, EVERY[6])
     lines = register.path.read_bytes().splitlines(keepends=True)
