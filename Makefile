@@ -1,6 +1,7 @@
 # Every target does its own set-up. Needs: make, and Python 3.11 to 3.13 with its venv module.
 #
 #   make run         the demonstration: a hospital and three patients, real daemons, one private sum
+#   make study       the worked example: ten practices, a table of results, and a report with plots
 #   make test        all tests but the soak tests
 #   make lint types  style, layering; static types
 #   make bench       the timings of benchmarks/README.md;  make bench-peers adds other people's secure sums
@@ -20,7 +21,7 @@ QUIETLY := --quiet --disable-pip-version-check --no-input
 INSTALL := -m pip install $(QUIETLY) --require-hashes --only-binary :all:
 
 .DELETE_ON_ERROR:
-.PHONY: help run test lint types bench bench-peers soak lock clean
+.PHONY: help run study test lint types bench bench-peers soak lock clean
 
 help:
 	@sed -n 's/^#   make/  make/p' Makefile
@@ -29,6 +30,9 @@ help:
 
 run: $(VENV)/.core $(VENV)/.project
 	$(BIN)/python scripts/run_all.py
+
+study: $(VENV)/.results $(VENV)/.project
+	$(BIN)/python scripts/run_all.py --study config/studies/breast-cancer.yaml
 
 test: $(VENV)/.dev $(VENV)/.project
 	$(BIN)/python -m pytest --timeout=120
@@ -63,7 +67,11 @@ $(VENV)/.core: requirements/core.lock
 	$(BIN)/python $(INSTALL) -r requirements/core.lock
 	@touch $@
 
-# Adds to the core environment and is locked against it, so `make test` after `make run` only downloads the tools.
+# These add to the core environment and are locked against it, so `make test` after `make run` only downloads the tools.
+$(VENV)/.results: requirements/results.lock $(VENV)/.core
+	$(BIN)/python $(INSTALL) -r requirements/results.lock
+	@touch $@
+
 $(VENV)/.dev: requirements/dev.lock $(VENV)/.core
 	$(BIN)/python $(INSTALL) -r requirements/dev.lock
 	@touch $@
@@ -91,6 +99,7 @@ COMPILE = .venv-lock/bin/uv pip compile --quiet --only-binary :all: --no-config 
 lock: .venv-lock/.uv-$(UV_VERSION)
 	$(COMPILE) --output-file requirements/core.lock
 	$(COMPILE) --extra dev --constraints requirements/core.lock --output-file requirements/dev.lock
+	$(COMPILE) --extra results --constraints requirements/dev.lock --output-file requirements/results.lock
 	$(COMPILE) --extra bench --output-file requirements/bench.lock
 
 .venv-lock/.uv-$(UV_VERSION):

@@ -50,6 +50,9 @@ OMIT: Final = "omit"
 Word = Annotated[str, Meta(max_length=63)]
 """A name that errors repeat: a stranger's study must not make them long."""
 
+OVERVIEW = "statistics"
+"""What the table with one row a statistic is called; no statistic is."""
+
 PUBLISH_HOSPITAL = "hospital"
 PUBLISH_MEMBERS = "members"
 
@@ -131,6 +134,11 @@ class Statistic(Struct, frozen=True):
     """Confidence level in millionths."""
     coefficients: Annotated[tuple[int, ...], Meta(max_length=MAX_PARTS)]
     """Where a fit of several rounds stands, in the family's own scale; empty in the first round."""
+
+    @property
+    def name(self) -> str:
+        """What its figures are called: its id, or KIND-VARIABLE."""
+        return self.id or f"{self.kind}-{self.variable}"
 
     @classmethod
     def of(
@@ -282,10 +290,7 @@ def _statistic_problems(study: Study) -> list[str]:
     if not study.statistics:
         found.append("it asks for no statistic; add one under 'statistics'")
     names = dict.fromkeys(variable.name for variable in study.variables)
-    asked = Counter((statistic.kind, statistic.variable) for statistic in study.statistics if not statistic.id)
-    found += [f"{kind} of {name!r} is asked twice; remove one" for kind, name in sorted(asked) if asked[kind, name] > 1]
-    ids = Counter(statistic.id for statistic in study.statistics if statistic.id)
-    found += [f"it has two statistics with the id {name!r}; give each its own" for name in sorted(ids) if ids[name] > 1]
+    found += _name_problems(study)
     for statistic in study.statistics:
         what = f"{statistic.kind} of {statistic.variable!r}"
         if statistic.id and _NAME.fullmatch(statistic.id) is None:
@@ -301,6 +306,20 @@ def _statistic_problems(study: Study) -> list[str]:
     used = {name for statistic in study.statistics for name in (statistic.variable, *statistic.others, statistic.by)}
     found += [f"variable {name!r} is asked for but no statistic uses it; remove it" for name in names if name not in used]
     return found
+
+
+def _name_problems(study: Study) -> Iterator[str]:
+    """Results, their tables and files are called as the statistics are."""
+    times = Counter(statistic.name for statistic in study.statistics)
+    for place, statistic in enumerate(study.statistics):
+        what, name = f"{statistic.kind} of {statistic.variable!r}", statistic.name
+        if name in (other.name for other in study.statistics[:place]):
+            yield f"{what} is called {name!r} as another one is; remove one, or give each its own id"
+        if name == OVERVIEW:
+            yield f"{what} is called {name!r} as the overview of a result is; give another id"
+        beginnings = (name[:end] for end, letter in enumerate(name) if letter == "." and name[:end] in times)
+        for other in beginnings:
+            yield f"{what} is called {name!r}, as a table of {other!r} may be; give it an id without a point"
 
 
 def _cohort_problems(study: Study) -> list[str]:

@@ -9,6 +9,7 @@ from mpc.identity import Identity
 from mpc.release import in_words
 from mpc.statistics import Layout, make_layout
 from mpc.statistics.figures import name_of
+from mpc.statistics.grid import Grid
 from mpc.statistics.layout import Part
 from mpc.statistics.newton import MOST_ROUNDS
 from mpc.study import CATEGORY, MILLION, PUBLISH_MEMBERS, Study, Variable
@@ -71,7 +72,8 @@ def _computed(part: Part) -> str:
     if statistic.by:
         words += f", for each {statistic.by} ({part.groups} groups)"
     if statistic.bins:
-        words += f", in {statistic.bins:,} bins"
+        made = Grid.of(part.asked).cells
+        words += f", in {made:,} bins" + (f", not {statistic.bins:,}: each is a whole number of steps" * (made != statistic.bins))
     elif statistic.edges:
         words += f", in {len(statistic.edges) - 1:,} given bins"
     if statistic.quantiles:

@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mpc.errors import UsageError
-from mpc.statistics.figures import Table
+from mpc.statistics.figures import Cell, Table
 from nodes.results import StudyResult, columns, library
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def export(result: StudyResult, form: str, place: Path) -> list[Path]:
@@ -48,12 +50,17 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _csv(table: Table) -> bytes:
-    """RFC 4180, with full precision; nothing where there is no number."""
+    """RFC 4180, with full precision; nothing where there is no number, and no text that a spreadsheet takes for a formula."""
     from io import StringIO
 
     text = StringIO()
-    csv.writer(text).writerows([table.columns, *table.rows])
+    csv.writer(text).writerows([[_harmless(cell) for cell in row] for row in (table.columns, *table.rows)])
     return text.getvalue().encode()
+
+
+def _harmless(cell: Cell) -> Cell:
+    """Categories and units are a study's words: with an apostrophe before it, a spreadsheet shows a formula and does nothing."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
 def _parquet(table: Table) -> bytes:

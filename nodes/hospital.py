@@ -19,7 +19,6 @@ from mpc.identity import Identity, Role
 from mpc.keys import Keyring, WrappingKey
 from mpc.mailbox import usable_key
 from mpc.messages import AbortCode
-from mpc.release import in_words
 from mpc.result import Result
 from mpc.rounds.admission import Admitted
 from mpc.rounds.events import (
@@ -50,7 +49,7 @@ from nodes.fitting import Fitting, is_fit
 from nodes.journal import Beginning, RoundLost
 from nodes.log import Event
 from nodes.records import KEPT_RECORDS, Records, RoundRecord
-from nodes.results import StudyResult, study_result
+from nodes.results import StudyResult, how_told, study_result
 from nodes.rounds import New
 from nodes.scheduler import Scheduler
 from nodes.store.base import OpenRound as OpenRoundKept
@@ -183,7 +182,7 @@ class HospitalDaemon(Daemon):
         asked, record = self._asked[kept.round_id], RoundRecord.kept_open(kept)
         record.modulus, record.attempt, record.follows = machine.segments[0].modulus, asked.attempt, asked.follows
         record.asked, record.fit = len(asked.study.members), _number(asked.study, asked.fitting)
-        record.rules = in_words(asked.study.release)
+        record.told = how_told(asked.study)
         record.members = tuple(member.identity.name for member in machine.members)
         self.records.add(record)
         self._ask_later(kept.round_id, machine.keyless, kept.begun.opened + machine.study.answer_within)
@@ -238,7 +237,7 @@ class HospitalDaemon(Daemon):
         """The record of a round that is to open: there before the round is, for whoever is told of it."""
         modulus = plan(study)[0].modulus
         record = RoundRecord(os.urandom(16), study.id, modulus, time.time(), attempt, follows)
-        record.asked, record.fit, record.rules = len(study.members), _number(study, fitting), in_words(study.release)
+        record.asked, record.fit, record.told = len(study.members), _number(study, fitting), how_told(study)
         self.records.add(record)
         return record
 

@@ -52,8 +52,8 @@ class RoundRecord:
     """Names of those over whom it runs; the others have declined or not answered."""
     fit: int = 0
     """Which round of a fit it is, from 1; 0 where there is none."""
-    rules: str = ""
-    """The study's release rules in words: with any, the exact totals are for nobody to see."""
+    told: str = ""
+    """How its totals are told; empty: they are what the study asks for, and are told as they are."""
     result: Result | None = field(default=None, repr=False)
 
     @classmethod
@@ -86,7 +86,7 @@ class RoundRecord:
             asked=summary.get("asked", 0),
             members=tuple(summary.get("members", ())),
             fit=summary.get("fit", 0),
-            rules=summary.get("rules", ""),
+            told=summary.get("told", ""),
         )
 
     @property
@@ -118,8 +118,8 @@ class RoundRecord:
             summary |= {"asked": self.asked, "members": list(self.members)}
         if self.fit:
             summary["fit"] = self.fit
-        if self.rules:
-            summary["rules"] = self.rules
+        if self.told:
+            summary["told"] = self.told
         if self.follows:
             summary["follows"] = self.follows
         if self.followed_by:
@@ -140,8 +140,8 @@ class RoundRecord:
                 full["detail"] = ERASED
                 return full
             full["patients"] = result.members
-            if self.rules:
-                full["detail"] = "its totals are told by the study's release rules alone: see 'results show'"
+            if self.told:
+                full["detail"] = f"its totals are told {self.told}: see 'results show'"
             else:
                 full["statistics"] = result.plain()
         return full

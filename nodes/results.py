@@ -16,14 +16,13 @@ from mpc.errors import ConfigError
 from mpc.release import Told, Withheld, in_words, release
 from mpc.result import Result
 from mpc.statistics.figures import Table
+from mpc.statistics.sum import Sum
+from mpc.study import OVERVIEW, UNRESTRICTED, Study
 from nodes.fitting import Fitting, is_fit
 from nodes.records import RoundRecord
 
 if TYPE_CHECKING:
     import pandas
-
-ABOUT = "statistics"
-"""The table with one row a statistic."""
 
 
 class StudyResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +58,7 @@ class StudyResult(msgspec.Struct, frozen=True, kw_only=True):
 
     def tables(self) -> Iterator[tuple[str, Table]]:
         """All numbers, each table with a name of its own; the first says of each statistic over what it is."""
-        yield ABOUT, self._about()
+        yield OVERVIEW, self._about()
         for told in self.statistics:
             first, *others = told.tables() or (None,)
             if first is not None:
@@ -94,7 +93,7 @@ class StudyResult(msgspec.Struct, frozen=True, kw_only=True):
             )
             for told in self.statistics
         )
-        return Table(name=ABOUT, columns=columns, rows=rows)
+        return Table(name=OVERVIEW, columns=columns, rows=rows)
 
 
 def study_result(record: RoundRecord, question: Fitting, result: Result) -> StudyResult:
@@ -113,6 +112,18 @@ def study_result(record: RoundRecord, question: Fitting, result: Result) -> Stud
         rules=in_words(study.release),
         statistics=told,
     )
+
+
+def how_told(study: Study) -> str:
+    """In what way the totals of a round are told; empty where they are themselves what was asked for."""
+    if study.release != UNRESTRICTED:
+        return "by the study's release rules alone"
+    exact = all(
+        statistic.kind == Sum.kind and not statistic.by and not study.variable(statistic.variable).rounded
+        for statistic in study.statistics
+    )
+    # With missing values or many records, how many went in is a part of the answer.
+    return "" if exact and study.records == 1 and not any(one.omits for one in study.variables) else "as statistics"
 
 
 def library(name: str) -> ModuleType:

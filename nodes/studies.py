@@ -313,9 +313,10 @@ def _unreachable(file: StudyFile, patients: Mapping[str, str] | None) -> Iterato
 
 def _place(study: Study, problem: str) -> Key:
     """The key that a problem of `mpc.study` is about: it begins with its name, or else it is about the members."""
-    first, second, *_ = problem.split(maxsplit=2)
-    if second == "of":  # "sum of 'weight' is asked twice"
-        return ("statistics",)
+    first, second, third, *_ = (*problem.split(maxsplit=3), "", "")
+    if second == "of":  # "sum of 'weight' is called ..."
+        named = [at for at, one in enumerate(study.statistics) if (one.kind, repr(one.variable)) == (first, third.strip(":"))]
+        return ("statistics", named[-1]) if named else ("statistics",)
     if first == "variable":
         names = [variable.name for variable in study.variables]
         name = second.strip("':")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import importlib.util
 import json
 import signal
 import subprocess
@@ -79,16 +80,14 @@ def _run(deployment: Deployment, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _results(deployment: Deployment, options: argparse.Namespace) -> str:
-    """What the study has found, as text or as JSON; the report is written on the way."""
+    """What the study has found, as text or as JSON; the report is written on the way, and is not worth the figures."""
     words = [deployment.question.id, "--config", str(deployment.hospital_config)]
-    report = options.report or Path(f"{deployment.question.id}.html")
+    report = _place_of_report(options, deployment.question.id)
     try:
         _cohortium("results", "export", *words, "--format", "html", "--to", str(report))
         _say(f"the report is in {report}", options.json)
     except Refused as error:
-        if options.report:
-            raise
-        _say(f"there is no report: {error}", options.json)
+        print(f"run_all: there is no report: {error}", file=sys.stderr)
     return _cohortium("results", "show", *words, *(["--json"] if options.json else []))
 
 
@@ -147,6 +146,11 @@ def _deployment(options: argparse.Namespace, directory: Path) -> Deployment:
 def _study(options: argparse.Namespace, directory: Path) -> Deployment:
     study = StudyFile(options.study)
     study.check()
+    report = _place_of_report(options, study.id)
+    if report.exists():
+        raise Refused(f"{report} is there already; move it away, or name another file with --report")
+    if options.report and importlib.util.find_spec("matplotlib") is None:
+        raise Refused("a report needs matplotlib, which is not installed: use 'make study', or leave --report out")
     data = options.data or options.study.parent / "data" / options.study.stem
     for name in study.members:
         check_name(name)
@@ -161,6 +165,10 @@ def _study(options: argparse.Namespace, directory: Path) -> Deployment:
         own.chmod(0o600)
     sources = {name: {"file": "records.csv"} for name in study.members}
     return Deployment(directory, sources, study, relayed=frozenset(sources if options.relay else ()))
+
+
+def _place_of_report(options: argparse.Namespace, study: str) -> Path:
+    return options.report or Path(f"{study}.html")
 
 
 def _sources(options: argparse.Namespace, directory: Path) -> tuple[dict[str, dict[str, Any]], int]:

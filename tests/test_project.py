@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-LOCKS = ("core", "dev", "bench")
+LOCKS = ("core", "results", "dev", "bench")
 
 # architecture.md names the first seven; "randomness and the current time enter mpc as arguments" gives most others.
 # fmt: off
@@ -91,6 +91,13 @@ def test_make_run_is_the_demonstration_from_the_core_lock_alone() -> None:
     plan = _make_plan("run")
     assert "scripts/run_all.py" in plan
     assert "-r requirements/core.lock" in plan
+    assert "dev.lock" not in plan
+
+
+def test_make_study_is_the_worked_example_with_what_its_report_needs() -> None:
+    plan = _make_plan("study")
+    assert "scripts/run_all.py --study config/studies/breast-cancer.yaml" in plan
+    assert "-r requirements/results.lock" in plan
     assert "dev.lock" not in plan
 
 
@@ -172,7 +179,7 @@ def test_lock_names_no_host_no_path_and_hashes_everything(lock: str) -> None:
     assert len(requirements) == len(pins) > 0
 
 
-@pytest.mark.parametrize(("lock", "extra"), [("core", None), ("dev", "dev"), ("bench", "bench")])
+@pytest.mark.parametrize(("lock", "extra"), [("core", None), ("results", "results"), ("dev", "dev"), ("bench", "bench")])
 def test_lock_covers_what_pyproject_asks_for(lock: str, extra: str | None) -> None:
     wanted = PROJECT["project"]["dependencies"] + PROJECT["dependency-groups"]["build"]
     if extra is not None:
@@ -182,12 +189,12 @@ def test_lock_covers_what_pyproject_asks_for(lock: str, extra: str | None) -> No
     assert names <= set(re.findall(r"^([a-z0-9._-]+)==", text, re.MULTILINE))
 
 
-def test_dev_lock_adds_to_core_lock_and_changes_nothing() -> None:
-    core, dev = (
+def test_each_lock_adds_to_the_one_before_and_changes_nothing() -> None:
+    core, results, dev = (
         set(re.findall(r"^(\S+==\S+)", (ROOT / "requirements" / f"{name}.lock").read_text(encoding="utf-8"), re.MULTILINE))
-        for name in ("core", "dev")
+        for name in LOCKS[:3]
     )
-    assert core <= dev
+    assert core < results < dev
 
 
 # ---- the package

@@ -113,7 +113,7 @@ class Comparison(_Struct, frozen=True, kw_only=True):
 
 def name_of(statistic: Statistic) -> str:
     """What figures are called: the statistic's id, or KIND-VARIABLE."""
-    return statistic.id or f"{statistic.kind}-{statistic.variable}"
+    return statistic.name
 
 
 def half_step(variable: Variable) -> Fraction:

@@ -80,6 +80,20 @@ def test_both_regressions_are_those_of_the_pooled_records(told: dict[str, Any]) 
     assert told["linear-regression-area"]["r_squared"]["value"] == pytest.approx(linear.rsquared, rel=1e-4)
 
 
+def test_quantiles_and_the_covariance_are_those_of_the_pooled_records(told: dict[str, Any]) -> None:
+    numbers, _ = pooled()
+    area = numbers[:, COLUMNS.index("area")]
+    quantiles = told["quantiles-area"]
+    for probability, one in zip(quantiles["probabilities"], quantiles["values"], strict=True):
+        assert abs(one["value"] - np.quantile(area, probability)) <= one["error"]
+    found = told["covariance-radius"]
+    chosen = numbers[:, [COLUMNS.index(name) for name in found["variables"]]]
+    for name, expected in (("covariance", np.cov(chosen.T)), ("correlation", np.corrcoef(chosen.T))):
+        cells = [cell for row in found[name] for cell in row]
+        for cell, one in zip(cells, expected.flat, strict=True):
+            assert abs(cell["value"] - one) <= cell["error"] + 1e-12
+
+
 def test_no_bin_of_the_histogram_holds_fewer_records_than_the_release_rule_allows(told: dict[str, Any]) -> None:
     groups = told["histogram-radius"]["groups"]
     counts = [count for group in groups for count in group["figures"]["counts"]]
@@ -91,6 +105,7 @@ def test_no_bin_of_the_histogram_holds_fewer_records_than_the_release_rule_allow
     ("words", "complaint"),
     [
         (("--study", "none.yaml"), "none.yaml: there is no such file; check the path"),
+        (("--study", EXAMPLE, "--report", EXAMPLE), "breast-cancer.yaml is there already; move it away, or name another file"),
         (
             ("--study", EXAMPLE, "--data", ROOT),
             "practice-01.csv: No such file or directory; every member of breast-cancer needs its",

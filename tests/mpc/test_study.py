@@ -46,7 +46,7 @@ def test_a_good_study_has_no_problem() -> None:
         (with_variables(variable(length=0)), "length 0 must be at least 1"),
         (with_variables(variable(length=-1)), "length -1 must be at least 1"),
         (replace(GOOD, statistics=()), "asks for no statistic; add one"),
-        (replace(GOOD, statistics=GOOD.statistics * 2), "sum of 'value' is asked twice; remove one"),
+        (replace(GOOD, statistics=GOOD.statistics * 2), "sum of 'value' is called 'sum-value' as another one is; remove one"),
         (
             replace(GOOD, statistics=(*GOOD.statistics, Statistic.of("sum", "height"))),
             "sum of 'height': no such variable; it has value",
@@ -78,7 +78,19 @@ def test_a_good_study_has_no_problem() -> None:
         (with_variables(Variable.category("ward", ("a", "b", "a"))), "category 'a' is there twice"),
         (with_variables(Variable.category("ward", ("a", ""))), "a category without a name means a missing value"),
         (replace(GOOD, statistics=(Statistic.of("sum", "value", id="1st"),)), "id '1st': begin with a letter"),
-        (replace(GOOD, statistics=(Statistic.of("sum", "value", id="a"),) * 2), "two statistics with the id 'a'"),
+        (replace(GOOD, statistics=(Statistic.of("sum", "value", id="a"),) * 2), "sum of 'value' is called 'a' as another one is"),
+        (
+            replace(GOOD, statistics=(*GOOD.statistics, Statistic.of("mean", "value", id="sum-value"))),
+            "mean of 'value' is called 'sum-v",
+        ),
+        (
+            replace(GOOD, statistics=(Statistic.of("sum", "value", id="statistics"),)),
+            "'statistics' as the overview of a result is",
+        ),
+        (
+            replace(GOOD, statistics=(*GOOD.statistics, Statistic.of("mean", "value", id="sum-value.fit"))),
+            "'sum-value.fit', as a table of 'sum-value' may be",
+        ),
         (replace(GOOD, statistics=(Statistic.of("mean", "value", "age"),)), "mean of 'value': there is no variable 'age'"),
         (replace(GOOD, statistics=(Statistic.of("mean", "value", by="ward"),)), "there is no variable 'ward'"),
         (replace(GOOD, statistics=(Statistic.of("mean", "value", "value"),)), "it names 'value' twice; once is enough"),

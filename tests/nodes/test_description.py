@@ -29,7 +29,7 @@ variables:
   - {name: steps, unit: steps, bounds: [-3, 100000], length: 7}
 statistics:
   - {kind: histogram, variable: weight, id: shape, by: ward, edges: [40, 62.5, 90]}
-  - {kind: quantiles, variable: age, bins: 60, quantiles: [0.1, 0.5, 1]}
+  - {kind: quantiles, variable: age, bins: 70, quantiles: [0.1, 0.5, 1]}
   - {kind: logistic-regression, variable: ill, others: [weight, ward], level: 0.99}
   - {kind: sum, variable: steps}
 cohort: {members: [alice, bob, charlie, dora], minimum: 3}
@@ -68,7 +68,7 @@ def test_what_is_asked_of_whom(words: dict[str, list[str]]) -> None:
 def test_what_is_computed_and_revealed(words: dict[str, list[str]]) -> None:
     assert words["computes"] == [
         "shape: histogram of weight, for each ward (2 groups), in 2 given bins",
-        "quantiles-age: quantiles of age, in 60 bins, at 0.1, 0.5, 1",
+        "quantiles-age: quantiles of age, in 60 bins, not 70: each is a whole number of steps, at 0.1, 0.5, 1",
         "logistic-regression-ill: logistic-regression of ill with weight, ward, intervals of 0.99",
         "sum-steps: sum of steps",
     ]

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from mpc.errors import ConfigError, UsageError
 from mpc.study import Statistic
@@ -26,6 +27,17 @@ def test_csv_is_a_file_a_table(tmp_path: Path) -> None:
             rows = list(csv.reader(file))
         assert tuple(rows[0]) == table.columns
         assert rows[1:] == [["" if cell is None else str(cell) for cell in row] for row in table.rows]
+
+
+HARMLESS = [("=HYPERLINK(1)", "'=HYPERLINK(1)"), ("+1+1", "'+1+1"), ("@SUM(A1)", "'@SUM(A1)"), ("-2+3", "'-2+3"), ("a=b", "a=b")]
+
+
+@pytest.mark.parametrize(("words", "cell"), HARMLESS)
+def test_no_word_of_a_study_is_a_formula_to_a_spreadsheet(tmp_path: Path, words: str, cell: str) -> None:
+    overview, *_ = export(replace(found(CONTINGENCY), rules=words), "csv", tmp_path / "out")
+    with overview.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["rules"] for row in rows] == [cell]
 
 
 def test_parquet_keeps_numbers_and_absences(tmp_path: Path) -> None:

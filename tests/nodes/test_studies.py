@@ -196,10 +196,17 @@ def test_a_mistake_is_told_with_its_line(tmp_path: Path, old: str, new: str, exp
 @pytest.mark.parametrize(
     ("statistics", "expected"),
     [
-        ("[{kind: sum, variable: systolic}, {kind: sum, variable: systolic}]", "7: sum of 'systolic' is asked twice; remove one"),
+        (
+            "[{kind: sum, variable: systolic}, {kind: sum, variable: systolic}]",
+            "7: sum of 'systolic' is called 'sum-systolic' as another one is",
+        ),
         (
             "[{kind: sum, variable: systolic, id: a}, {kind: count, variable: systolic, id: a}]",
-            "7: it has two statistics with the id 'a'; give each its own",
+            "7: count of 'systolic' is called 'a' as another one is; remove one, or give each its own id",
+        ),
+        (
+            "\n  - {kind: mean, variable: systolic}\n  - {kind: sum, variable: systolic, id: mean-systolic}",
+            "9: sum of 'systolic' is called 'mean-systolic' as another one is; remove one, or give each its own id",
         ),
         (
             "\n  - {kind: mean, variable: systolic}\n  - {kind: mean, variable: systolic, id: b, bins: 4}",
