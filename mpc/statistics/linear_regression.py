@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -55,10 +55,6 @@ class LinearRegression(moments.OfMoments):
         yield from must_be_numbers(asked.variables[:1])
         if (count := moments.count_terms(asked.variables)) > moments.MAX_TERMS:
             yield f"its variables and categories make {count} terms; at most {moments.MAX_TERMS} fit"
-
-    def crossed(self, asked: Asked) -> Iterable[tuple[int, int]]:
-        """Coefficients tell how the outcome goes with each regressor."""
-        return ((0, place) for place in range(1, len(asked.variables)))
 
     def figures(self, asked: Asked, sums: Sums) -> LinearRegressionFigures:
         """The fit, or why there is none."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +23,9 @@ from mpc.statistics.cells import Cells, fixed
 from mpc.statistics.component import Asked, Block, Family, Sums, Values, must_be_yes_or_no
 from mpc.statistics.distributions import normal_quantile, normal_tails
 from mpc.statistics.figures import CONTRADICTION, Figures, Quantity, Table, absent, name_of, per, quantities_table, quantity
-from mpc.statistics.moments import Term
+from mpc.statistics.moments import Moments, Term
 from mpc.statistics.regression import CONSTANT, Coefficient, coefficients_table, collinear, unknown
-from mpc.study import CATEGORY, MILLION
+from mpc.study import MILLION
 
 COEFFICIENT_SCALE = 2**40
 """Steps in a coefficient of 1, in a study's `coefficients`."""
@@ -68,6 +69,7 @@ class LogisticRegression(Family):
     most_others = moments.MAX_TERMS - 1
     takes = frozenset({"level", "coefficients"})
     grouped = False
+    adds = True
 
     def problems(self, asked: Asked) -> Iterator[str]:
         """The outcome is yes or no; there is an end to the terms; the coefficients are as many, and fit."""
@@ -117,25 +119,15 @@ class LogisticRegression(Family):
         return np.concatenate([outcome.sum(keepdims=True, dtype=np.int64), rounded])
 
     def cells(self, asked: Asked, sums: Sums) -> Iterator[Cells]:
-        """Events and others; and for each value of a regressor with few, the least of either that there can be.
+        """Events and others; and in the first round, where p is 1/2 for all, what the moments of all variables count.
 
-        That is the sum of p(1 - p) over the records with the value: no more than that of p, which after the last round is the
-        number of their events, and than that of 1 - p.
+        Standard errors are functions of the sums of p(1 - p) u u', which have the cross table of two regressors in them. The
+        rounds of a fit are over the same records, so that what the first one counts holds for all.
         """
-        events, size = int(sums.totals[0]), 1 + len(_terms(asked))
+        events = int(sums.totals[0])
         yield fixed(asked.variables[0].name, [sums.n - events, events])
-        hessian = np.zeros((size, size))
-        hessian[np.triu_indices(size)] = sums.totals[1 + size : -1] / _one(_bits(asked))
-        for column, variable in enumerate(asked.variables[1:]):
-            places = [place for place, term in enumerate(_terms(asked), 1) if term.column == column]
-            if variable.type == CATEGORY:
-                weights = hessian.diagonal()[places]
-            elif variable.maximum - variable.minimum == 1:
-                weights = (hessian[0, 0] + hessian[0, places]) / 2  # u is -1 or 1
-            else:
-                continue
-            least = np.ceil([hessian[0, 0] - weights.sum(), *weights]).astype(np.int64)
-            yield fixed(variable.name, least.tolist())
+        if not any(asked.statistic.coefficients):
+            yield from moments.counted(asked.variables, _moments(asked, sums))
 
     def figures(self, asked: Asked, sums: Sums) -> LogisticRegressionFigures:
         """The fit, if this round's step is so small that it is the last."""
@@ -196,6 +188,35 @@ def _scales(asked: Asked) -> tuple[Numbers, Numbers]:
         middles.append((low + high) / 2 if term.category is None else 0.0)
         halves.append((high - low) / 2 if term.category is None else 1.0)
     return np.array(middles), np.array(halves)
+
+
+def _moments(asked: Asked, sums: Sums) -> Moments:
+    """Those of outcome and regressors, from the totals at coefficients 0, where gradient and Hessian are sums of u (y - 1/2) and
+    of u u' / 4; exact unless a step of a term is below what rounding of the totals left."""
+    events, given = int(sums.totals[0]), _terms(asked)
+    size, one = 1 + len(given), _one(_bits(asked))
+    numbers = [Fraction(total, one) for total in sums.totals[1:-1].tolist()]
+    gradient, pairs = numbers[:size], iter(numbers[size:])
+    hessian = [[Fraction(0)] * size for _ in range(size)]
+    for i in range(size):
+        for j in range(i, size):
+            hessian[i][j] = hessian[j][i] = 4 * next(pairs)
+    hessian[0][0] = Fraction(sums.n)
+    # x = (turn + span u) / 2
+    turns = [0 if term.category is not None else term.low + term.high + 2 * term.shift for term in given]
+    spans = [2 if term.category is not None else term.high - term.low for term in given]
+
+    def brought(i: int, by: Fraction, times: Fraction) -> Fraction:
+        return Fraction(turns[i] * by + spans[i] * times, 2)
+
+    single = [brought(i, hessian[0][0], hessian[0][1 + i]) for i in range(len(given))]
+    happened = [brought(i, Fraction(events), gradient[1 + i] + hessian[0][1 + i] / 2) for i in range(len(given))]
+    rows = [[Fraction(events), *happened]]
+    for i, mine in enumerate(happened):
+        half = [brought(i, hessian[0][1 + j], hessian[1 + i][1 + j]) for j in range(len(given))]
+        rows.append([mine, *(brought(j, single[i], half[j]) for j in range(len(given)))])
+    products = tuple(tuple(round(number) for number in row) for row in rows)
+    return Moments(sums.n, (events, *(round(number) for number in single)), products)
 
 
 def _design(asked: Asked, columns: Sequence[Values]) -> Numbers:
@@ -300,7 +321,12 @@ def without(asked: Asked, sums: Sums, reason: str, rounds: int = 1) -> LogisticR
 
 
 def fitted(asked: Asked, sums: Sums, step: Step, rounds: int = 1) -> LogisticRegressionFigures:
-    """The fit after the last step."""
+    """The fit after the last step.
+
+    Covariance and likelihood are those before it. No log-odds differ by more than d between there and the top, where d is the
+    step's size and what it leaves. The derivative of the logarithm of p(1 - p) is 1 - 2p, so that every weight, the Hessian, and
+    with it every variance lies within a factor of e^d of the one at the top, and a standard error within e^(d/2).
+    """
     middles, halves = _scales(asked)
     scales = np.array([term.scale for term in _terms(asked)], dtype=float)
     size = len(step.at)
@@ -312,7 +338,7 @@ def fitted(asked: Asked, sums: Sums, step: Step, rounds: int = 1) -> LogisticReg
     estimates, spread = back @ top, back @ step.covariance @ back.T
     errors = _errors(asked, step, back, estimates, spread)
     rounded = any(term.half for term in _terms(asked))
-    exact = None if rounded else 0.0
+    far = math.expm1(min((step.size + float(_left(step).sum())) / 2, 700.0))
     blur = np.square(np.abs(back @ step.covariance).sum(axis=1)) * step.noise  # of the variances, by the Hessian's noise
     width = normal_quantile(asked.statistic.level / MILLION)
     coefficients = []
@@ -320,23 +346,31 @@ def fitted(asked: Asked, sums: Sums, step: Step, rounds: int = 1) -> LogisticReg
         names(asked), estimates.tolist(), spread.diagonal().tolist(), errors.tolist(), blur.tolist(), strict=True
     ):
         deviation = math.sqrt(variance)
+        wrong = far * deviation + off / (2 * deviation)
+        z = estimate / deviation
+        shifted = (error + abs(z) * wrong) / deviation
+        p = normal_tails(z)
+        moved = (wrong, shifted, normal_tails(max(abs(z) - shifted, 0.0)) - p, error + width * wrong)
+        of_deviation, of_z, of_p, of_end = (None,) * 4 if rounded else moved
         coefficients.append(
             Coefficient(
                 term=name,
                 estimate=quantity(estimate, unit, error),
-                standard_error=quantity(deviation, unit, None if rounded else off / (2 * deviation)),
-                statistic=quantity(estimate / deviation, "", exact),
-                p=quantity(normal_tails(estimate / deviation), "", exact),
-                low=quantity(estimate - width * deviation, unit, exact),
-                high=quantity(estimate + width * deviation, unit, exact),
+                standard_error=quantity(deviation, unit, of_deviation),
+                statistic=quantity(z, "", of_z),
+                p=quantity(p, "", of_p),
+                low=quantity(estimate - width * deviation, unit, of_end),
+                high=quantity(estimate + width * deviation, unit, of_end),
             )
         )
     share = int(sums.totals[0]) / sums.n
     null = sums.n * (share * math.log(share) + (1 - share) * math.log(1 - share))
+    # To second order, the step gains half its decrement.
+    gained = None if rounded else step.likelihood_noise + step.decrement
     fit = (
-        quantity(step.likelihood, "", None if rounded else step.likelihood_noise),
+        quantity(step.likelihood, "", gained),
         quantity(null),
-        quantity(1 - step.likelihood / null, "", exact),
+        quantity(1 - step.likelihood / null, "", None if gained is None else gained / -null),
     )
     return _figures(asked, sums, tuple(coefficients), fit, converged=True, rounds=rounds)
 
@@ -353,6 +387,12 @@ def _errors(asked: Asked, step: Step, back: Numbers, estimates: Numbers, spread:
     left = np.abs(back @ step.covariance).sum(axis=1) * step.noise + np.abs(back) @ np.abs(step.by) * step.size
     errors: Numbers = direct + along + left
     return errors
+
+
+def _left(step: Step) -> Numbers:
+    """How far each coefficient for u may be from the top after the step, to first order in the step and in rounding."""
+    left: Numbers = np.abs(step.covariance).sum(axis=1) * step.noise + np.abs(step.by) * step.size
+    return left
 
 
 def _figures(

@@ -9,7 +9,7 @@ A category of k enters as k - 1 terms, each 1 where the record has that category
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations
@@ -17,7 +17,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from mpc.statistics.cells import Axis, Cells, fixed, values_told
+from mpc.statistics.cells import Axis, Cells, array, bounds, fixed, values_told
 from mpc.statistics.component import Asked, Block, Family, Sums, Values
 from mpc.statistics.figures import half_step
 from mpc.study import CATEGORY, Variable
@@ -119,27 +119,9 @@ class OfMoments(Family):
         gram = _gram(matrix, max(max(-term.low, term.high) for term in of))
         return np.concatenate([matrix.sum(axis=1, dtype=np.int64), gram[np.triu_indices(len(of))]])
 
-    def crossed(self, asked: Asked) -> Iterable[tuple[int, int]]:
-        """The pairs of variables whose products the figures may tell, as places in `asked.variables`."""
-        return combinations(range(len(asked.variables)), 2)
-
     def cells(self, asked: Asked, sums: Sums) -> Iterator[Cells]:
-        """How many records have which value of a category or of a variable with two or three; both, where two are crossed."""
-        of = terms(asked.variables)
-        moment = Moments.of(of, sums.n, sums.totals)
-        counts = [_Counted.of(variable, column, of, moment) for column, variable in enumerate(asked.variables)]
-        for column, variable in enumerate(asked.variables):
-            if variable.type == CATEGORY:
-                yield fixed(variable.name, counts[column].values)
-            else:
-                place, low = counts[column].places[0], variable.minimum
-                squares = moment.products[place][place] - 2 * low * moment.sums[place] + low**2 * sums.n
-                yield from values_told(variable, sums.n, counts[column].values[-1], squares)
-        for i, j in self.crossed(asked):
-            first, second = counts[i], counts[j]
-            if first.few and second.few:
-                axes = (Axis(asked.variables[i].name, merges=False), Axis(asked.variables[j].name, merges=False))
-                yield Cells(axes, first.cross(second, moment))
+        """What the moments count."""
+        return counted(asked.variables, Moments.of(terms(asked.variables), sums.n, sums.totals))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -177,33 +159,54 @@ class Moments:
         return Fraction(self.n * self.products[i][j] - self.sums[i] * self.sums[j], self.n)
 
 
+def counted(variables: Sequence[Variable], moment: Moments) -> Iterator[Cells]:
+    """How many records have which value of each variable, and of each two at once; of a number, what bounds that.
+
+    A record adds to the distances of a number from its minimum and from its maximum integers of at least 0: 0 and 1 if those are
+    the only values. So the sum of their products is the number of records that differ from two bounds at once, or more.
+    """
+    of = terms(variables)
+    counts = [_Counted.of(variable, column, of, moment) for column, variable in enumerate(variables)]
+    for variable, mine in zip(variables, counts, strict=True):
+        if variable.type == CATEGORY:
+            yield fixed(variable.name, mine.values)
+        else:
+            (place,) = mine.places
+            squares = moment.products[place][place] - 2 * mine.low * moment.sums[place] + mine.low**2 * moment.n
+            yield bounds(variable.name, values_told(variable, moment.n, mine.values[1], squares))
+    for (first, mine), (second, other) in combinations(zip(variables, counts, strict=True), 2):
+        axes = tuple(Axis(one.name, merges=False, exact=one.type == CATEGORY) for one in (first, second))
+        yield Cells(axes, array(mine.cross(other, moment)))
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class _Counted:
-    """How many records have which value of a variable, if that is a category or has two values."""
+    """How many records a category has; or of a number, its distances from its maximum and its minimum."""
 
     places: tuple[int, ...]
     """Of its terms."""
     low: int
-    """What x - low says: 0 or 1."""
-    few: bool
+    """x - low is what a term counts."""
+    whole: int
+    """What all values of a record add up to: 1, or the steps between the bounds."""
     values: tuple[int, ...]
-    """The reference, then what the terms count."""
+    """The reference, or the distance from the maximum; then what the terms count."""
 
     @classmethod
     def of(cls, variable: Variable, column: int, given: Sequence[Term], moment: Moments) -> _Counted:
         places = tuple(place for place, term in enumerate(given) if term.column == column)
-        low = 0 if variable.type == CATEGORY else variable.minimum
-        counted = [moment.sums[place] - low * moment.n for place in places]
-        few = variable.type == CATEGORY or variable.maximum - variable.minimum == 1
-        return cls(places, low, few, (moment.n - sum(counted), *counted))
+        low, whole = (0, 1) if variable.type == CATEGORY else (variable.minimum, variable.maximum - variable.minimum)
+        values = [moment.sums[place] - low * moment.n for place in places]
+        return cls(places, low, whole, (whole * moment.n - sum(values), *values))
 
-    def cross(self, other: _Counted, moment: Moments) -> Values:
+    def cross(self, other: _Counted, moment: Moments) -> list[list[int]]:
         """Both together, shape (values, values)."""
-        table = np.zeros((len(self.values), len(other.values)), dtype=np.int64)
-        for row, i in enumerate(self.places, 1):
-            for column, j in enumerate(other.places, 1):
-                shifted = moment.products[i][j] - self.low * moment.sums[j] - other.low * moment.sums[i]
-                table[row, column] = shifted + self.low * other.low * moment.n
-        table[0] = np.array(other.values) - table.sum(axis=0)
-        table[:, 0] = np.array(self.values) - table[:, 1:].sum(axis=1)
-        return table
+        table = []
+        for i in self.places:
+            row = [
+                moment.products[i][j] - self.low * moment.sums[j] - other.low * moment.sums[i] + self.low * other.low * moment.n
+                for j in other.places
+            ]
+            table.append([other.whole * (moment.sums[i] - self.low * moment.n) - sum(row), *row])
+        first = [self.whole * value - sum(column) for value, *column in zip(other.values, *table, strict=True)]
+        return [first, *table]

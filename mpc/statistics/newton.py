@@ -57,10 +57,13 @@ class Fit:
 
     @classmethod
     def start(cls, study: Study) -> Fit:
-        """Raises StudyError unless the study has exactly one logistic regression."""
+        """Raises StudyError unless the study has exactly one logistic regression, which begins at 0."""
         found = [statistic for statistic in study.statistics if statistic.kind == LogisticRegression.kind]
         if len(found) != 1:
             raise StudyError(f"study {study.id}: it has {len(found)} logistic regressions; give each a study of its own")
+        if any(found[0].coefficients):
+            # The first round's totals at 0 are also what release rules look at.
+            raise StudyError(f"study {study.id}: its logistic regression has coefficients; leave them out, rounds fill them in")
         return cls(study)
 
     def advance(self, totals: Sequence[Values], members: int) -> Fit | LogisticRegressionFigures:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-from msgspec.structs import replace
 
-from mpc.statistics.cells import Cells, values_told
+from mpc.statistics.cells import Cells, bounds, values_told
 from mpc.statistics.component import Asked, Block, Family, Sums, Values, must_be_numbers
 from mpc.statistics.figures import Figures, Table, half_step, name_of
 
@@ -16,7 +15,7 @@ class SumFigures(Figures, frozen=True, kw_only=True, tag="sum"):
     """The sums, one an element of the variable."""
 
     totals: tuple[int | float, ...]
-    """Whole numbers as such; of a fixed-point variable, in its unit."""
+    """Whole numbers as such; of a bounds-point variable, in its unit."""
     unit: str
     error: float
     """Of each: half a step a record."""
@@ -52,12 +51,11 @@ class Sum(Family):
         return total
 
     def cells(self, asked: Asked, sums: Sums) -> Iterable[Cells]:
-        """Of a variable with two values, how many records have which."""
+        """How many records differ from the bounds of the variable, in each element."""
         (variable,) = asked.variables
-        scalar = replace(variable, length=1)
-        return (
-            cells for total in sums.totals.tolist() for cells in values_told(scalar, sums.n, total - sums.n * variable.minimum)
-        )
+        low = sums.n * variable.minimum
+        counts = [count for total in sums.totals.tolist() for count in values_told(variable, sums.n, total - low)]
+        return (bounds(variable.name, counts),)
 
     def figures(self, asked: Asked, sums: Sums) -> SumFigures:
         """In the variable's unit."""

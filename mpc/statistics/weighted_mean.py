@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from mpc.statistics.cells import Cells, values_told
+from mpc.statistics.cells import Cells, bounds, values_told
 from mpc.statistics.component import Asked, Block, Family, Sums, Values, must_be_numbers
 from mpc.statistics.figures import Figures, Table, half_step, name_of
 
@@ -62,10 +62,13 @@ class WeightedMean(Family):
         weighted = rows[0] * weights[0] if len(rows) == 1 else weights @ rows
         return np.concatenate([weights.sum(keepdims=True, dtype=np.int64), weighted])
 
-    def cells(self, asked: Asked, sums: Sums) -> Iterable[Cells]:
-        """Of a weight with two values, how many records have which."""
-        weight = asked.variables[1]
-        return values_told(weight, sums.n, int(sums.totals[0]) - sums.n * weight.minimum)
+    def cells(self, asked: Asked, sums: Sums) -> Iterator[Cells]:
+        """How many records differ from the bounds of the weight, and of those that weigh, from the variable's in each element."""
+        vector, weight = asked.variables
+        whole, *weighted = sums.totals.tolist()
+        yield bounds(weight.name, values_told(weight, sums.n, whole - sums.n * weight.minimum))
+        low = whole * vector.minimum
+        yield bounds(vector.name, [count for total in weighted for count in values_told(vector, whole, total - low)])
 
     def figures(self, asked: Asked, sums: Sums) -> WeightedMeanFigures:
         """The quotients."""

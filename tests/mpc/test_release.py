@@ -84,10 +84,10 @@ def test_the_figures_of_merged_categories_are_those_of_a_study_that_has_fewer() 
 def test_bins_widen_until_they_hold_enough() -> None:
     study = asked([AGE], Statistic.of("histogram", "age"), Statistic.of("quantiles", "age", quantiles=[500_000]))
     histogram, median = map(msgspec.to_builtins, told(study, {"age": spread(0, 2, 4, 5, 0, 1, 0, 9, 1, 0)}))
-    assert histogram["edges"] == (0, 1, 3, 4, 5, 10)
-    assert histogram["counts"] == (0, 6, 5, 0, 11)
-    # The eleventh and twelfth of 22 lie in the bins 3 and 5 to 9.
-    assert (median["values"][0]["value"], median["values"][0]["error"]) == (5.0, 1.0)
+    assert histogram["edges"] == (0, 4, 10)
+    assert histogram["counts"] == (11, 11)
+    # The eleventh and twelfth of 22 lie in the bins 0 to 3 and 4 to 9.
+    assert (median["values"][0]["value"], median["values"][0]["error"]) == (4.0, 2.0)
 
 
 @pytest.mark.parametrize("edges", [(0, 2, 5, 10), (2, 5, 8), (2, 5, 8, 9)])
@@ -163,7 +163,8 @@ def withheld(said: Told) -> str:
 def test_nothing_is_told_of_too_few_records() -> None:
     age = replace(AGE, missing=OMIT)
     study = asked([age, SEX], Statistic.of("mean", "age"), Statistic.of("count", "sex"))
-    mean, count = told(study, {"age": np.array([1, 2, 3, 4, -(2**63)]), "sex": np.zeros(5, dtype=int)})
+    ages = np.array([1, 2, 3, 4, *[-(2**63)] * 5])
+    mean, count = told(study, {"age": ages, "sex": np.zeros(9, dtype=int)})
     assert withheld(mean) == "it would tell of fewer than 5 records"
     assert not isinstance(count, Withheld)
 
@@ -205,8 +206,117 @@ def test_a_logistic_regression_needs_events_in_every_category() -> None:
     outcome = Variable.category("ill", ["no", "yes"])
     study = asked([outcome, SEX], Statistic.of("logistic-regression", "ill", "sex"))
     assert "with one value of ill" in withheld(told(study, {"ill": spread(40, 4), "sex": np.arange(44) % 3})[0])
-    assert "with one value of sex" in withheld(told(study, {"ill": np.arange(60) % 2, "sex": spread(35, 15, 10)})[0])
+    assert "with one value of ill and sex" in withheld(told(study, {"ill": np.arange(60) % 2, "sex": spread(35, 17, 8)})[0])
     assert not isinstance(told(study, {"ill": np.arange(90) % 2, "sex": np.arange(90) // 2 % 3})[0], Withheld)
+
+
+def crossed(*counts: int) -> dict[str, Any]:
+    """Records with two answers, a and b: neither, b alone, a alone, both; and a size."""
+    n = sum(counts)
+    return {"a": np.repeat([0, 0, 1, 1], counts), "b": np.repeat([0, 1, 0, 1], counts), "size": np.arange(n) * 37 % 101}
+
+
+A, B, SIZE = whole("a", 0, 1), whole("b", 0, 1), whole("size", 0, 100)
+
+
+def test_a_linear_regression_tells_the_cross_table_of_two_regressors() -> None:
+    study = asked([SIZE, A, B], Statistic.of("linear-regression", "size", "a", "b"))
+    data = crossed(19, 1, 1, 19)
+    (fit,) = map(msgspec.to_builtins, all_figures(study, make_result(study, bytes(32), 4, totals(study, data))))
+    # Who has the figures solves for the table: standard errors are those of the residuals by the inverse of X'X.
+    seen = [one["standard_error"]["value"] / fit["residual_deviation"]["value"] for one in fit["coefficients"]]
+    found = []
+    for first, second, both in itertools.product(range(1, 40), range(1, 40), range(40)):
+        if both <= min(first, second) and first + second - both <= 40:
+            gram = np.array([[40, first, second], [first, first, both], [second, both, second]], dtype=float)
+            if np.linalg.matrix_rank(gram) == 3 and np.allclose(np.sqrt(np.diag(np.linalg.inv(gram))), seen, rtol=1e-9):
+                found.append((40 - first - second + both, second - both, first - both, both))
+    assert found == [(19, 1, 1, 19)], "so it must not be told"
+    assert "with one value of a and b" in withheld(told(study, data)[0])
+    assert not isinstance(told(study, crossed(10, 9, 8, 13))[0], Withheld)
+
+
+def test_a_number_is_crossed_with_a_category_by_how_many_differ_from_its_bounds() -> None:
+    study = asked([SIZE, whole("a", 0, 3), SEX], Statistic.of("linear-regression", "size", "a", "sex"))
+    sex, size = spread(20, 20, 20), np.arange(60) * 37 % 101
+    alone = np.array([1] * 10 + [0] * 10 + [1] * 10 + [0] * 10 + [1] + [0] * 19)
+    assert "with one value of a and sex" in withheld(told(study, {"size": size, "a": alone, "sex": sex})[0])
+    assert not isinstance(told(study, {"size": size, "a": np.arange(60) % 4, "sex": sex})[0], Withheld)
+
+
+@pytest.mark.parametrize("value", [1, 2, 40])
+@pytest.mark.parametrize(("low", "high"), [(0, 3), (0, 10), (-5, 10), (0, 41)])
+@pytest.mark.parametrize("rare", [1, 4])
+def test_two_values_with_wider_bounds_are_still_counts(value: int, low: int, high: int, rare: int) -> None:
+    value = min(value, high)
+    x, y, sex = whole("x", low, high), whole("y", 0, 1000), spread(20, 20, 20)
+    usual = low if value > 2 else max(low, value - 1)
+    values = np.full(60, usual)
+    values[:rare] = value
+    data = {"x": values, "y": np.arange(60) * 37 % 101, "sex": sex}
+    statistics = [Statistic.of("mean", "x"), Statistic.of("mean", "x", by="sex", id="groups")]
+    statistics += [Statistic.of("covariance", "y", "x"), Statistic.of("linear-regression", "y", "x")]
+    for said in told(asked([x, y, SEX], *statistics), data):
+        assert "with one value of x" in withheld(said)
+    data["x"] = np.where(np.arange(60) % 4 == 1, value, usual)
+    assert not any(isinstance(said, Withheld) for said in told(asked([x, y, SEX], *statistics), data))
+
+
+@pytest.mark.parametrize("kind", ["sum", "mean"])
+def test_whole_units_of_a_fixed_point_variable_are_counts(kind: str) -> None:
+    variable = Variable.number("hiv", "", 0, 1000, scale=100)
+    study = asked([variable], Statistic.of(kind, "hiv"))
+    assert "with one value of hiv" in withheld(told(study, {"hiv": 100 * spread(56, 4)})[0])
+    assert not isinstance(told(study, {"hiv": 100 * spread(40, 20)})[0], Withheld)
+
+
+def test_the_weighted_mean_of_a_rare_answer_is_a_count() -> None:
+    study = asked([whole("x", 0, 9), whole("w", 0, 99)], Statistic.of("weighted-mean", "x", "w"))
+    assert "with one value of x" in withheld(told(study, {"x": spread(58, 2), "w": np.ones(60, dtype=int)})[0])
+    assert not isinstance(told(study, {"x": np.arange(60) % 10, "w": 1 + np.arange(60)})[0], Withheld)
+
+
+MISSING = -(2**63)
+
+
+def without(values: Any, *rows: int) -> Any:
+    values = np.array(values)
+    values[list(rows)] = MISSING
+    return values
+
+
+def test_a_few_records_that_a_statistic_leaves_out_do_not_follow_from_another() -> None:
+    sex, size, height = replace(SEX, missing=OMIT), whole("size", 0, 1000), replace(whole("height", 0, 1000), missing=OMIT)
+    numbers, groups = np.arange(60) * 17 % 1000, np.arange(60) % 3
+    statistics = [Statistic.of("mean", "size"), Statistic.of("mean", "size", by="sex", id="groups")]
+    study = asked([sex, size], *statistics)
+    one = {"size": numbers, "sex": without(groups, 5)}
+    overall, by_sex = map(msgspec.to_builtins, all_figures(study, make_result(study, bytes(32), 4, totals(study, one))))
+    rest = sum(group["figures"]["n"] * group["figures"]["mean"]["value"] for group in by_sex["groups"])
+    assert 60 * overall["mean"]["value"] - rest == pytest.approx(numbers[5]), "so one of both must not be told"
+    mean, grouped = told(study, one)
+    assert not isinstance(mean, Withheld)
+    assert withheld(grouped).startswith("fewer than 5 records lack a value")
+    several = told(study, {"size": numbers, "sex": without(groups, *range(6))})
+    assert [msgspec.to_builtins(said).get("left_out") for said in several] == [0, 6]
+
+    # Nine and eleven are left out: what lies between is two.
+    statistics = [Statistic.of("mean", "size", by="sex"), Statistic.of("linear-regression", "size", "height", id="fit")]
+    data = {"size": numbers, "sex": without(groups, *range(9)), "height": without(numbers[::-1], *range(11))}
+    mean, fit = told(asked([sex, size, height], *statistics), data)
+    assert not isinstance(mean, Withheld)
+    assert withheld(fit) == "it has fewer than 5 records less than another statistic, and would tell theirs"
+
+
+def test_nor_from_one_group_of_another() -> None:
+    height = replace(whole("height", 0, 1000), missing=OMIT)
+    statistics = [Statistic.of("mean", "size", by="sex"), Statistic.of("covariance", "size", "height", by="sex")]
+    study = asked([SEX, whole("size", 0, 1000), height], *statistics)
+    numbers, groups = np.arange(60) * 17 % 1000, spread(20, 20, 20)
+    data = {"sex": groups, "size": numbers, "height": without(numbers[::-1], 0, *range(20, 26))}
+    assert "fewer than 5 records less than another" in withheld(told(study, data)[1])
+    data["height"] = without(numbers[::-1], *range(20, 26))
+    assert not isinstance(told(study, data)[1], Withheld)
 
 
 def test_what_needs_each_category_is_withheld_where_others_merge_them() -> None:
@@ -258,14 +368,20 @@ def _everything(study: Study, tables: Iterator[tuple[tuple[int, ...], tuple[Any,
     return alike
 
 
-def _never_told(study: Study, tables: Iterator[tuple[tuple[int, ...], tuple[Any, ...]]]) -> None:
-    """Who knows the rule, and all that is told, knows of no small cell how many records it has."""
+def _never_told(study: Study, tables: Iterator[tuple[tuple[int, ...], tuple[Any, ...]]], width: int = 100) -> None:
+    """Who knows the rule, and all that is told, knows of no small cells, alone or together, how many records they have; and if
+    they lie in one row or column of a table so wide, not even that they have any."""
     merged = 0
     for alike in _everything(study, tables).values():
         rows = np.array(alike)
-        known = (rows == rows[0]).all(axis=0)
-        small = (rows[0] > 0) & (rows[0] < study.release.minimum_cell)
-        assert not (known & small).any(), rows[0]
+        cells = range(rows.shape[1])
+        # Of all cells together n is told.
+        for chosen in (one for size in cells[1:] for one in itertools.combinations(cells, size)):
+            together = rows[:, list(chosen)].sum(axis=1)
+            if ((together > 0) & (together < study.release.minimum_cell)).any():
+                assert len(set(together.tolist())) > 1, (rows[0], chosen)
+                in_line = 1 in (len({cell // width for cell in chosen}), len({cell % width for cell in chosen}))
+                assert not in_line or (together == 0).any(), (rows[0], chosen)
         merged += len(rows) > 1
     assert merged > 10
 
@@ -299,7 +415,46 @@ def test_no_small_cell_of_a_table_follows_from_all_that_is_told() -> None:
         for counts in _compositions(4, 9):
             yield counts, ((sum(counts), *counts), (counts[0] + counts[2], counts[1] + counts[3]))
 
-    _never_told(asked([rows, columns], *statistics, cell=3), tables())
+    _never_told(asked([rows, columns], *statistics, cell=3), tables(), width=2)
+
+
+def test_the_extremes_are_no_persons_values() -> None:
+    study = asked([whole("y", 0, 1000)], Statistic.of("extremes", "y"), Statistic.of("histogram", "y"))
+    between = np.random.default_rng(0).integers(400, 600, 60)
+    said = {
+        msgspec.json.encode(told(study, {"y": np.array([least, *between, most])}))
+        for least, most in [(137, 913), (0, 1000), (136, 914), (399, 605)]
+    }
+    assert len(said) == 1
+    extremes, histogram = msgspec.json.decode(said.pop())
+    assert extremes["minimum"]["value"] - extremes["minimum"]["error"] == 0
+    assert extremes["maximum"]["value"] + extremes["maximum"]["error"] == 1000
+    assert min(histogram["counts"]) >= 5
+
+
+def test_no_time_of_a_survival_curve_is_that_of_one_person() -> None:
+    time, event = whole("days", 0, 1000), Variable.category("event", ["no", "yes"])
+    study = asked([time, event], Statistic.of("kaplan-meier", "days", "event"))
+    days, ends = np.arange(300, 700, 4), np.arange(100) % 2
+    said = {
+        msgspec.json.encode(told(study, {"days": np.array([first, *days, last]), "event": np.array([1, *ends, 1])}))
+        for first, last in [(10, 990), (200, 800), (299, 701)]
+    }
+    assert len(said) == 1
+
+
+def test_statistics_of_different_records_share_their_categories() -> None:
+    """Where one has none, another may have some."""
+    first, second = (Variable.category(name, ["no", "yes"], missing=OMIT) for name in "ab")
+    statistics = [Statistic.of("contingency", "stage", one, id=one) for one in "ab"]
+    data = {"stage": spread(10, 10, 10, 10), "a": np.arange(40) // 5 % 2, "b": np.arange(40) // 5 % 2}
+    data |= {"a": without(data["a"], *range(10)), "b": without(data["b"], *range(10, 20), *range(30, 40))}
+    crossed = [msgspec.to_builtins(said) for said in told(asked([STAGE, first, second], *statistics), data)]
+    assert [list(one["rows"]) for one in crossed] == [["I", "II", "III", "IV"]] * 2
+    assert [[list(row) for row in one["counts"]] for one in crossed] == [
+        [[0, 0], [5, 5], [5, 5], [5, 5]],
+        [[5, 5], [0, 0], [5, 5], [0, 0]],
+    ]
 
 
 @quick

@@ -111,6 +111,50 @@ def test_release_rules_hold_for_the_fit() -> None:
     assert isinstance(played(study_of(Release(91, 0)), data).told()[1], Withheld)
 
 
+def crossed(*counts: int) -> tuple[Study, Columns]:
+    """Records with two answers, a and b: neither, b alone, a alone, both; and an illness."""
+    study = question(
+        (ILL, whole("a", 0, 1), whole("b", 0, 1)), Statistic.of("logistic-regression", "ill", "a", "b"), members=4, records=60
+    )
+    data = {"a": np.repeat([0, 0, 1, 1], counts), "b": np.repeat([0, 1, 0, 1], counts)}
+    ill = np.arange(sum(counts)) % 2
+    return study, data | {"ill": ill}
+
+
+def test_a_fit_that_tells_the_cross_table_of_two_regressors_is_withheld() -> None:
+    study, data = crossed(29, 1, 2, 28)
+    fit: Any = played(study, data).told()[0]
+    assert fit.converged
+    # Who has the figures solves for the table: standard errors are those of the inverse of X'WX.
+    at = np.array(estimates(fit))
+    seen = [one.standard_error.value for one in fit.coefficients]
+    design = np.array([[1, a, b] for a in (0, 1) for b in (0, 1)])
+    likely = 1 / (1 + np.exp(-design @ at))
+    outer = np.einsum("ki,kj,k->kij", design, design, likely * (1 - likely))
+    tables = np.array([(i, j, k, 60 - i - j - k) for i in range(61) for j in range(61 - i) for k in range(61 - i - j)])
+    grams = np.einsum("tk,kij->tij", tables, outer)
+    regular = (tables > 0).sum(axis=1) > 2
+    errors = np.sqrt(np.linalg.inv(grams[regular]).diagonal(axis1=1, axis2=2))
+    found = tables[regular][np.isclose(errors, seen, rtol=1e-5).all(axis=1)]
+    assert found.tolist() == [[29, 1, 2, 28]], "so it must not be told"
+
+    (told,) = played(replace(study, release=Release(5, 0)), data).told()
+    assert isinstance(told, Withheld)
+    assert "with one value of a and b" in told.reason
+    study, data = crossed(15, 14, 16, 15)
+    assert isinstance(played(replace(study, release=Release(5, 0)), data).told()[0], LogisticRegressionFigures)
+
+
+def test_two_values_with_wider_bounds_withhold_a_fit_too() -> None:
+    asked = question((ILL, whole("a", 0, 10)), Statistic.of("logistic-regression", "ill", "a"), members=4, records=60)
+    study, ill = replace(asked, release=Release(5, 0)), np.arange(60) % 2
+    data = {"ill": ill, "a": np.where(np.isin(np.arange(60), (10, 11, 20)), 1, 0)}
+    (told,) = played(study, data).told()
+    assert isinstance(told, Withheld)
+    assert "with one value of a" in told.reason
+    assert isinstance(played(study, data | {"a": np.arange(60) // 2 % 11}).told()[0], LogisticRegressionFigures)
+
+
 def test_a_step_that_a_later_round_must_not_tell_withholds_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     fitting = played(study_of(Release(5, 0)), made_up())
     last = fitting.results[-1]

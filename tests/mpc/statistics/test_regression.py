@@ -244,6 +244,36 @@ def test_rounding_moves_a_logistic_fit_within_the_error_that_is_stated(scale: in
         assert abs(one.estimate.value - expected) <= 1.1 * one.estimate.error
 
 
+@pytest.mark.parametrize("seed", range(25))
+def test_a_logistic_fit_of_whole_numbers_lies_within_the_errors_that_are_stated(seed: int) -> None:
+    """What the last step leaves: covariance and likelihood are those before it."""
+    chance = np.random.default_rng(seed)
+    x = chance.integers(-5, 6, int(chance.integers(20, 60)))
+    y = (chance.random(len(x)) < 1 / (1 + np.exp(-0.9 * x - 0.2))).astype(int)
+    variables = (Variable.category("y", ("no", "yes")), whole("x", -5, 5))
+    found = rounds(question(variables, Statistic.of("logistic-regression", "y", "x"), members=7, records=200), {"y": y, "x": x})
+    if not found.converged:
+        return
+    fit = sm.Logit(y, sm.add_constant(x.astype(float))).fit(disp=0, tol=1e-14)
+    ends = fit.conf_int()
+    for at, one in enumerate(found.coefficients):
+        pairs = [
+            (one.estimate, fit.params[at]),
+            (one.standard_error, fit.bse[at]),
+            (one.statistic, fit.tvalues[at]),
+            (one.p, fit.pvalues[at]),
+            (one.low, ends[at, 0]),
+            (one.high, ends[at, 1]),
+        ]
+        for said, expected in pairs:
+            assert abs(said.value - expected) <= said.error + 1e-11 * abs(expected)
+            assert said.error < 1e-3 * max(abs(expected), one.standard_error.value)
+    share = y.mean()
+    null = len(y) * (share * np.log(share) + (1 - share) * np.log(1 - share))
+    for said, expected in ((found.log_likelihood, fit.llf), (found.pseudo_r_squared, 1 - fit.llf / null)):
+        assert abs(said.value - expected) <= said.error + 1e-12 * abs(expected)
+
+
 def test_one_round_alone_says_that_it_is_a_step() -> None:
     variables, data, _ = spector()
     asked = Statistic.of("logistic-regression", "GRADE", "GPA", "TUCE", "PSI")
@@ -378,3 +408,9 @@ def test_totals_that_no_records_give_end_the_rounds() -> None:
 def test_a_study_has_one_logistic_regression_or_the_driver_does_not_start() -> None:
     with pytest.raises(StudyError, match="has 0 logistic regressions"):
         Fit.start(question((X,), Statistic.of("mean", "x")))
+
+
+def test_the_first_round_begins_at_coefficients_of_0() -> None:
+    statistic = replace(Statistic.of("logistic-regression", "y", "x"), coefficients=(1, 2))
+    with pytest.raises(StudyError, match="has coefficients; leave them out"):
+        Fit.start(question((whole("y", 0, 1), X), statistic))
