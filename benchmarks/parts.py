@@ -103,8 +103,8 @@ def _vector_parts(patients: int, length: int, largest_sum: int) -> list[Part]:
 
 
 def _small_messages(patients: int) -> int:
-    """Consent, Roster, Ready, Collect and Receipt of each patient, and a Share for each pair and direction."""
-    return 5 * patients + patients * (patients - 1)
+    """Consent, Roster, Ready, Collect, Receipt and Countersignature of each patient, and a Share for each pair and direction."""
+    return 6 * patients + patients * (patients - 1)
 
 
 def _partial_sum(patients: int, length: int, largest_sum: int) -> bytes:
@@ -133,11 +133,12 @@ def _message_parts(
         Part("  of which unwrap (RSA)", measure(lambda: ends.rsa_key.decrypt(wrapped, oaep)), 0),
         Part("seal a partial sum", measure(lambda: ends.seal(Kind.PARTIAL_SUM, large)), patients),
         Part("open a partial sum", measure(lambda: decode(ends.open(sealed_large), PartialSum)), patients),
-        Part("sign a statement", measure(lambda: sign_digest(ends.signing_key, digest)), statements),
+        Part("sign a statement", measure(lambda: sign_digest(ends.signing_key, digest)), statements + 1 + patients),
         Part(
             "verify a statement",
             measure(lambda: verify_digest(verifying_key, signature, digest)),
-            statements * (patients + 1),
+            # Consents and proofs by everybody; the receipt by each patient, each countersignature by the hospital.
+            statements * (patients + 1) + 2 * patients,
         ),
     ]
 
@@ -238,6 +239,7 @@ def _study(patients: int, length: int, bound: int) -> Study:
         records=1,
         legal_basis="",
         release=UNRESTRICTED,
+        privacy=None,
     )
 
 

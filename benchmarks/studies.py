@@ -28,7 +28,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import yaml
@@ -41,9 +40,8 @@ from mpc.statistics.histogram import HistogramFigures
 from mpc.statistics.linear_regression import LinearRegressionFigures
 from mpc.study import Study
 from nodes.admin.client import AdminClient
-from nodes.results import StudyResult
 from nodes.sources import SourceConfig
-from nodes.sources.base import read_study
+from nodes.sources.reading import read_study
 from nodes.sources.synthetic import SyntheticValues
 from nodes.studies import load_study
 from scripts.daemons import Daemons
@@ -236,7 +234,7 @@ def arithmetic(case: Case, study: Study, records: Sequence[Columns]) -> tuple[fl
     return statistics.median(encoding), time.perf_counter() - began
 
 
-async def _rounds(case: Case, pooled: Columns, hospital: AdminClient, count: int) -> list[float]:
+async def _rounds(case: Case, study: Study, pooled: Columns, hospital: AdminClient, count: int) -> list[float]:
     found: list[float] = []
     for _ in range(1 + count):
         began = time.perf_counter()
@@ -246,8 +244,10 @@ async def _rounds(case: Case, pooled: Columns, hospital: AdminClient, count: int
         found.append(time.perf_counter() - began)
         if state["outcome"] != "released":
             raise Failed(f"{case.id}: the round was {state['outcome']}: {state.get('detail', '')}")
-        told = msgspec.convert(await hospital.get(f"/v1/results/{opened['round']}"), StudyResult)
-        if not case.check(pooled, told.statistics[0]):
+        full = await hospital.get(f"/v1/rounds/{opened['round']}")
+        (totals,) = full["statistics"][study.statistics[0].variable].values()
+        (figures,) = interpret(study, [np.array(totals, dtype=np.int64)], case.members)
+        if not case.check(pooled, figures):
             raise Failed(f"{case.id}: the result is not the one that numpy gives")
         await _quiet(hospital)
     return found
@@ -275,7 +275,7 @@ def measure(case: Case, rounds: int) -> Told:
 
         async def ask() -> list[float]:
             async with AdminClient(deployment.socket(HOSPITAL)) as hospital:
-                return await _rounds(case, pooled, hospital, rounds)
+                return await _rounds(case, study, pooled, hospital, rounds)
 
         with Daemons(deployment) as daemons:
             daemons.wait_until_ready()

@@ -7,15 +7,18 @@ for the patient's own ledger: on the wire every refusal is `declined`.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Protocol
 
 from mpc.errors import StudyError
 from mpc.identity import Credential, Identity
 from mpc.messages import NEWEST_VERSION, OLDEST_VERSION, Invitation
+from mpc.privacy import Budget
+from mpc.signature import sha256
 from mpc.statistics import plan
+from mpc.statistics.fineness import narrowest
 from mpc.study import CATEGORY, INTEGER, MINIMUM_COHORT, Study, Variable
 
 ENCODING = "statistics/1"
@@ -23,6 +26,12 @@ ENCODING = "statistics/1"
 
 RATE_WINDOW = 60.0
 """Seconds over which invitations are counted."""
+
+BOUND = "bound"
+PAIRWISE = "pairwise"
+PRIVACY_BUDGET = "privacy-budget"
+GUARDS = (BOUND, PAIRWISE, PRIVACY_BUDGET)
+"""What keeps rosters that differ from telling a member apart: see `mpc.guards`."""
 
 _MAX_REASON = 1000
 """Characters: a study that came may be wrong in a thousand places."""
@@ -69,6 +78,23 @@ class Policy:
     """The most records that its sources ever hold."""
     statistics: tuple[str, ...] = ("*",)
     """Patterns of the kinds of statistics that it takes part in."""
+    purposes: tuple[str, ...] = ("*",)
+    """Patterns of the purposes, in the studies' own words, that it takes part in."""
+    ask: tuple[str, ...] = ()
+    """Patterns of the studies of which a person decides, once no rule refuses them."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """By variable: the source's own name, whatever studies call it. A variable that is not here is its own source."""
+    guard: str = BOUND
+    period: int = 30 * 24 * 3600
+    """Seconds from the first contribution of a source for which the guard remembers, and its values are used again."""
+    rounds_per_period: int = 100
+    """Rounds to which one source contributes in a period, at the most."""
+    budget: Budget | None = None
+    """What all noised studies together may learn from one source in a period; without one, noise is not asked for."""
+    least_per_cell: Fraction = Fraction(1)
+    """Records that the narrowest bin, category or group of a study must expect, were values spread evenly; 0: no such rule."""
+    noise: bool = True
+    """Whether this node can draw noise."""
     max_open_rounds: int = 16
     max_seconds: int = 7 * 24 * 3600
     """How far in the future a round's deadline may lie: until then it holds keys and one of the open rounds."""
@@ -78,9 +104,62 @@ class Policy:
         """Whether `member` counts towards the floor."""
         return member.identity in self.vouched_members or member.authority in self.vouched_authorities
 
+    def field_of(self, variable: str) -> str:
+        """The source behind a variable, by its own name."""
+        return self.fields.get(variable, variable)
+
+    def sources_of(self, study: Study) -> tuple[str, ...]:
+        """The sources that a study needs, each once, sorted."""
+        return tuple(sorted({self.field_of(variable.name) for variable in study.variables}))
+
+    def questions_of(self, study: Study) -> frozenset[str]:
+        """What a study asks in the patient's own words, which stay the same whatever the study and its variables are called."""
+        return frozenset(
+            " ".join([one.kind, *(self.field_of(name) for name in (one.variable, *one.others, one.by) if name)])
+            for one in study.statistics
+        )
+
+    def asks(self, study: Study) -> bool:
+        """Whether a person decides."""
+        return any(fnmatch.fnmatchcase(study.id, pattern) for pattern in self.ask)
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """A PartialSum that this patient has committed, as its ledger has it under each source that went into it."""
+
+    context: bytes
+    at: float
+    """Unix seconds, of the commit."""
+    until: float
+    """When the period of the source ends."""
+    members: frozenset[str]
+    """Identity URIs of the whole roster."""
+    vouched: frozenset[str]
+    """Those of them that the policy vouched for then, this patient among them."""
+    released: bool
+    """Whether a receipt came. Without one the hospital may have the total all the same."""
+    rho: int
+    """What it took from the source's privacy budget, in parts of `mpc.privacy.RHO`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """A person takes no part in a study any more."""
+
+    pattern: str
+    """Of study ids, as in a shell."""
+    questions: frozenset[bytes]
+    """What it asked: `question_digest` of each; empty when that is not known."""
+
+
+def question_digest(question: str) -> bytes:
+    """What a ledger keeps of a question, which may be long."""
+    return sha256(question.encode())[:16]
+
 
 class Ledger(Protocol):
-    """What a patient remembers of earlier invitations. The long-lived ledger has this face too."""
+    """What a patient remembers of earlier invitations, across its lives."""
 
     def open_rounds(self) -> int:
         """Rounds that this patient takes part in now."""
@@ -88,6 +167,18 @@ class Ledger(Protocol):
 
     def invitations_since(self, time: float) -> int:
         """Invitations decided on since `time` (Unix seconds)."""
+        ...
+
+    def contributions(self, source: str) -> Sequence[Contribution]:
+        """What the source went into since a person last released it, oldest first."""
+        ...
+
+    def withdrawals(self) -> Iterable[Withdrawal]:
+        """Every one."""
+        ...
+
+    def forgot(self, source: str) -> float:
+        """When the node was last restored from an older copy, unless a person has released the source since; 0.0 for never."""
         ...
 
 
@@ -100,6 +191,12 @@ def refuse_invitation(policy: Policy, ledger: Ledger, me: Identity, invitation: 
         )
     if not any(fnmatch.fnmatchcase(study.id, pattern) for pattern in policy.studies):
         return f"the policy answers no study called {study.id}"
+    if not any(fnmatch.fnmatchcase(study.purpose, pattern) for pattern in policy.purposes):
+        return "the policy allows none of its purpose"
+    for withdrawn in ledger.withdrawals():
+        reason = withdrawn_from(policy, withdrawn, study)
+        if reason:
+            return reason
     if not now < invitation.answer_by < invitation.ready_by < invitation.deadline:
         return "its deadlines are over or out of order; if the hospital's clock is right, this machine's is not"
     if invitation.deadline - now > policy.max_seconds:
@@ -109,6 +206,15 @@ def refuse_invitation(policy: Policy, ledger: Ledger, me: Identity, invitation: 
     if ledger.invitations_since(now - RATE_WINDOW) >= policy.invitations_per_minute:
         return f"more than {policy.invitations_per_minute} invitations in a minute"
     return _refuse_study(policy, me, invitation, study)[:_MAX_REASON]
+
+
+def withdrawn_from(policy: Policy, withdrawn: Withdrawal, study: Study) -> str:
+    """Whether a person takes no part in this study any more, whatever it is called now: why, or empty."""
+    if fnmatch.fnmatchcase(study.id, withdrawn.pattern):
+        return f"a person has withdrawn from {withdrawn.pattern}"
+    if withdrawn.questions and withdrawn.questions <= set(map(question_digest, policy.questions_of(study))):
+        return f"it asks all that {withdrawn.pattern} asked, from which a person has withdrawn"
+    return ""
 
 
 def _refuse_study(policy: Policy, me: Identity, invitation: Invitation, study: Study) -> str:
@@ -128,9 +234,14 @@ def _refuse_study(policy: Policy, me: Identity, invitation: Invitation, study: S
         return f"it names {len(study.members)} members, the policy allows {policy.max_members}"
     if sum(segment.length for segment in segments) > policy.max_length:
         return f"it asks for more than {policy.max_length} numbers"
+    if study.privacy is not None and not policy.noise:
+        return "it asks for noise, which this node cannot draw: pip install 'cohortium[privacy]'"
     for kind in (statistic.kind for statistic in study.statistics):
         if not any(fnmatch.fnmatchcase(kind, pattern) for pattern in policy.statistics):
             return f"it asks for the statistic {kind}, the policy allows {', '.join(policy.statistics)}"
+    reason = _too_fine(policy, invitation, study)
+    if reason:
+        return reason
     # Otherwise studies of ever fewer records would read their number by which of them fail; and so on, for all that follows.
     if study.records < policy.records:
         return f"it takes {study.records} records of a node, the policy declares up to {policy.records}"
@@ -141,6 +252,20 @@ def _refuse_study(policy: Policy, me: Identity, invitation: Invitation, study: S
         reason = refuse_variable(variable, source)
         if reason:
             return reason
+    return ""
+
+
+def _too_fine(policy: Policy, invitation: Invitation, study: Study) -> str:
+    """How many records the others hold is the hospital's word: that they hold as many as this patient is the patient's own."""
+    if study.privacy is not None and policy.budget is not None:
+        return ""  # noise hides who is in a cell, and the budget sees to it that there is enough
+    records = invitation.floor * policy.records
+    for name, part in narrowest(study):
+        if part * records < policy.least_per_cell:
+            return (
+                f"{name} has cells so narrow that over {records} records one of them expects {float(part * records):.2g}; "
+                f"the policy wants at least {float(policy.least_per_cell):g}"
+            )
     return ""
 
 

@@ -10,7 +10,8 @@ Layout, integers big-endian (docs/protocol.md has the vectors):
     64       signature over tag-of-kind ‖ 0 ‖ all of the above
 
     content key     = HKDF-SHA256(secret ‖ X25519(sender's round key, recipient's round key), info = header)
-                      HKDF-SHA256(secret, info = header) for an Invitation: nobody knows the recipient's round key yet
+                      HKDF-SHA256(secret, info = header) for an Invitation, as nobody knows the recipient's round key yet,
+                      and for what is sent when the recipient has forgotten it (`KindRule.sealed`)
     associated data = everything before the ciphertext's length
 
 A content key seals once, so the nonce is zero; a retry resends the same bytes. Fixed lengths and one signature form leave a
@@ -99,7 +100,7 @@ class Recipient:
     identity: Identity
     wrapping_key: WrappingKey
     round_key: bytes
-    """Empty for an Invitation, which comes before it."""
+    """Empty for what comes before or after it: see `KindRule.sealed`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,7 @@ def seal(
 
     `secret` is 32 fresh unpredictable bytes: it makes the content key, which seals this once.
     """
-    assert bool(recipient.round_key) == RULES[kind].sealed, "only an Invitation is sealed without the recipient's round key"
+    assert bool(recipient.round_key) == RULES[kind].sealed, "what must be sealed is sealed with the recipient's round key"
     key = recipient.wrapping_key
     header = _header(kind, place, keyring, round_key, recipient.identity, key.key_id)
     wrapped = key.public_key.encrypt(secret, _oaep(header))
@@ -241,8 +242,8 @@ def parse(raw: bytes, max_size: int) -> Envelope:
 
 
 def open_sealed(envelope: Envelope, private_key: rsa.RSAPrivateKey, round_key: RoundKey | None) -> bytes:
-    """The payload; `round_key` is the recipient's, None for an Invitation. Raises MessageRefused ("unopenable") whatever it is
-    that fails, after the same work.
+    """The payload; `round_key` is the recipient's, None where it was not used. Raises MessageRefused ("unopenable") whatever it
+    is that fails, after the same work.
     """
     sound = True
     try:

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from mpc.identity import Role
 from mpc.statement import Signed
-from mpc.study import MAX_MEMBERS
+from mpc.study import MAX_MEMBERS, MAX_PURPOSE
 from mpc.wire import Struct
 
 OLDEST_VERSION = 1
@@ -23,6 +23,9 @@ NEWEST_VERSION = 1
 
 CONSENT_STATEMENT = "consent-statement"
 READY_STATEMENT = "ready-statement"
+BURNT_STATEMENT = "burnt-statement"
+RECEIPT_STATEMENT = "receipt-statement"
+COUNTERSIGNATURE_STATEMENT = "countersignature-statement"
 """Purposes in the tags of the signatures that members show each other; an envelope's tag is its kind's own."""
 
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -46,6 +49,8 @@ class Kind(IntEnum):
     PARTIAL_SUM = 8
     RECEIPT = 9
     ABORT = 10
+    BURNT = 11
+    COUNTERSIGNATURE = 12
 
     @property
     def purpose(self) -> str:
@@ -122,6 +127,10 @@ class Consent(Struct, frozen=True):
     key_statement: Signed
     round_key: RoundKey
     expires: Time
+    study: Digest
+    """SHA-256 of the Invitation's study: what is consented to stays known without the Invitation."""
+    purpose: Annotated[str, Meta(max_length=MAX_PURPOSE)]
+    """What for, in the study's own words."""
 
 
 class Declined(Struct, frozen=True):
@@ -137,12 +146,27 @@ class Member(Struct, frozen=True):
     consent: Signed
 
 
+class Burnt(Struct, frozen=True):
+    """patient -> hospital, signed: it ended the round of this context before it made a PartialSum, and will never make one."""
+
+    context: Digest
+
+
+class BurntRound(Struct, frozen=True):
+    """A member's Burnt as others are shown it: its certificate chain, and the statement."""
+
+    chain: Chain
+    statement: Signed
+
+
 class Roster(Struct, frozen=True):
     """hospital -> patient: who takes part, sorted by identity; one a round, ever. The context is made of these bytes."""
 
     invitation: Digest
     hospital_chain: Chain
     members: tuple[Member, ...]
+    burnt: Annotated[tuple[BurntRound, ...], Meta(max_length=MAX_MEMBERS)]
+    """Why a round that this one follows without some of its members can have no total: see `mpc.guards`."""
 
 
 class Share(Struct, frozen=True):
@@ -174,11 +198,17 @@ class PartialSum(Struct, frozen=True):
 class Receipt(Struct, frozen=True):
     """hospital -> patient: the round has a result. `result` and `key` are empty unless the study publishes to members."""
 
-    context: Digest
-    commitment: Digest
-    """HMAC-SHA256(key, result)."""
+    statement: Signed
+    """A `mpc.receipt.ReceiptStatement`, which holds the commitment to the result, HMAC-SHA256(key, result)."""
     result: bytes
     key: Annotated[bytes, Meta(max_length=32)]
+
+
+class Countersignature(Struct, frozen=True):
+    """patient -> hospital, signed: it has this receipt, and finds in it what it knows of the round."""
+
+    receipt: Digest
+    """Of the hospital's statement."""
 
 
 class Abort(Struct, frozen=True):
@@ -211,7 +241,9 @@ class KindRule:
     recipients: frozenset[Role]
     binding: Binding
     sealed: bool = True
-    """Always. An Invitation need not be: it holds a question, and nobody's round key is known; straight over TLS it goes bare."""
+    """Always, with the recipient's round key. An Invitation need not be: it holds a question, and nobody's round key is known;
+    straight over TLS it goes bare. Nor a Burnt or Countersignature, which say nothing of a value and come when the round's key
+    may be gone."""
     introduces: bool = False
     """Carries the signer's certificate chain, because the recipient may not know it yet."""
 
@@ -230,4 +262,6 @@ RULES: dict[Kind, KindRule] = {
     Kind.PARTIAL_SUM: KindRule(PartialSum, _PATIENT, _HOSPITAL, Binding.ROSTER),
     Kind.RECEIPT: KindRule(Receipt, _HOSPITAL, _PATIENT, Binding.ROSTER),
     Kind.ABORT: KindRule(Abort, _HOSPITAL | _PATIENT, _HOSPITAL | _PATIENT, Binding.INVITATION),
+    Kind.BURNT: KindRule(Signed, _PATIENT, _HOSPITAL, Binding.ROSTER, sealed=False, introduces=True),
+    Kind.COUNTERSIGNATURE: KindRule(Signed, _PATIENT, _HOSPITAL, Binding.ROSTER, sealed=False, introduces=True),
 }

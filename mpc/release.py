@@ -8,6 +8,8 @@ could be in one and the same part (see `mpc.blocks`).
 
 Where a cell is small and nothing can be merged, the whole statistic is withheld; so is one with a few records less than another,
 for the difference is theirs. Rounding comes last, and is for looks.
+
+In a study with noise nobody knows the exact counts: its rules look at those with noise, and what they let through has it.
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ from mpc.blocks import divide
 from mpc.result import Result, check_same
 from mpc.statistics import grouped
 from mpc.statistics.cells import Axis, Cells, Counts, Runs, merge, together
-from mpc.statistics.component import Asked, Sums
+from mpc.statistics.component import Asked, Noise, Sums
 from mpc.statistics.contingency import ContingencyFigures
-from mpc.statistics.figures import Table, name_of
+from mpc.statistics.figures import name_of
 from mpc.statistics.grouped import AnyFigures, Group, GroupedFigures
 from mpc.statistics.histogram import HistogramFigures
 from mpc.statistics.kaplan_meier import KaplanMeierFigures
@@ -58,10 +60,6 @@ class Withheld(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
     def notes(self) -> tuple[str, ...]:
         """The reason."""
         return (self.reason,)
-
-    def tables(self) -> tuple[Table, ...]:
-        """None."""
-        return ()
 
     def __repr__(self) -> str:
         return "<Withheld>"
@@ -119,7 +117,8 @@ class _Answer:
         by = (Axis(asked.by.name),) if asked.by else ()
         yield Cells(by, _stack([np.array(group.n, dtype=np.int64) for group in self.groups], by))
         for alike in zip(*(family.cells(asked, group) for group in self.groups), strict=True):
-            yield Cells((*by, *alike[0].axes), _stack([cells.counts for cells in alike], by))
+            # Noise may take what follows from sums below 0, where there is nobody either.
+            yield Cells((*by, *alike[0].axes), np.maximum(_stack([cells.counts for cells in alike], by), 0))
 
     def figures(self, runs: Mapping[str, Runs], least: int) -> AnyFigures:
         """Of the merged totals."""
@@ -154,7 +153,10 @@ def _stack(counts: Sequence[Counts], by: tuple[Axis, ...]) -> Counts:
 
 def _add(groups: Sequence[Sums]) -> Sums:
     totals: Counts = np.stack([group.totals for group in groups]).sum(axis=0)
-    return Sums(sum(group.n for group in groups), groups[0].left_out, totals, groups[0].members)
+    noise, wider = groups[0].noise, len(groups) ** 0.5
+    if noise is not None:
+        noise = Noise(noise.n * wider, noise.left_out, noise.totals * wider)
+    return Sums(sum(group.n for group in groups), groups[0].left_out, totals, groups[0].members, noise)
 
 
 def _note(variable: Variable, runs: Mapping[str, Runs], least: int) -> str:
@@ -195,7 +197,7 @@ class _Cutter:
     def cut(self) -> None:
         """Merges and withholds until nothing small is left."""
         for place, answer in enumerate(self._answers):
-            if 0 < answer.groups[0].left_out < self._least:
+            if answer.groups[0].noise is None and 0 < answer.groups[0].left_out < self._least:
                 self.withheld[place] = (
                     f"fewer than {self._least} records lack a value; with another statistic it would tell theirs"
                 )
@@ -276,7 +278,9 @@ class _Cutter:
     def _withhold_differences(self) -> None:
         """Of statistics that leave out records for different variables, those with a few less than another that is told."""
         seen: dict[tuple[str, ...], dict[frozenset[str], Counts]] = defaultdict(dict)
-        kept = [place for place in range(len(self._answers)) if place not in self.withheld]
+        # With noise, totals over the same records differ by themselves, and what lies between two is noise.
+        exact = [place for place, answer in enumerate(self._answers) if answer.groups[0].noise is None]
+        kept = [place for place in exact if place not in self.withheld]
         for place in sorted(kept, key=lambda place: self._answers[place].groups[0].left_out):
             asked = self._answers[place].part.asked
             omits = frozenset(one.name for one in (*asked.variables, *([asked.by] if asked.by else [])) if one.omits)

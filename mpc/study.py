@@ -28,6 +28,8 @@ MAX_MEMBERS = 1000
 """Members of one study, and so of a round."""
 MAX_RECORDS = 10**9
 """Records that one node may hold."""
+MAX_PURPOSE = 1000
+"""Characters of a study's purpose: every consent repeats it."""
 MAX_OTHERS = 200
 """Further variables of one statistic."""
 MAX_EDGES = 100_000
@@ -36,6 +38,10 @@ LEAST_CELL = 3
 """The least `minimum_cell`: in a cell of two, each knows the other."""
 MILLION = 1_000_000
 """Probabilities and confidence levels are in millionths."""
+TINY = 10**15
+"""Probabilities of what must hardly ever happen are in parts of this."""
+MOST_EPSILON = 100
+"""Beyond this epsilon says nothing."""
 
 USUAL_LEVEL = 950_000
 
@@ -49,6 +55,9 @@ OMIT: Final = "omit"
 
 Word = Annotated[str, Meta(max_length=63)]
 """A name that errors repeat: a stranger's study must not make them long."""
+
+RECORD: Final = "record"
+MEMBER: Final = "member"
 
 OVERVIEW = "statistics"
 """What the table with one row a statistic is called; no statistic is."""
@@ -171,6 +180,21 @@ UNRESTRICTED = Release(minimum_cell=0, round_to=0)
 """Everything is told as it is."""
 
 
+class Privacy(Struct, frozen=True):
+    """Differential privacy of everything that the hospital sees of a round: see `mpc.privacy` and `mpc.statistics.noise`."""
+
+    epsilon: int
+    """In millionths."""
+    delta: int
+    """In parts of TINY."""
+    per: Word
+    """Whose presence or value the noise hides: one "record", or all that one "member" holds."""
+    colluding: int
+    """Members that may tell the hospital their own noise: that of the others alone keeps the promise."""
+    tail: int
+    """In parts of TINY: how probable it may be that the noise of all members leaves a ring, and a total is wrong."""
+
+
 class Study(Struct, frozen=True):
     """One question. Durations are whole seconds from the opening of the round."""
 
@@ -200,6 +224,8 @@ class Study(Struct, frozen=True):
     legal_basis: str
     """What permits it, for people."""
     release: Release
+    privacy: Privacy | None
+    """None: totals are exact."""
 
     def variable(self, name: str) -> Variable:
         """The variable called `name`. Raises StudyError when there is none."""
@@ -214,6 +240,8 @@ def problems(study: Study) -> list[str]:
     found: list[str] = []
     if _SLUG.fullmatch(study.id) is None:
         found.append(f"id {study.id!r}: use lower-case letters, digits, '.', '-' and '_'")
+    if len(study.purpose) > MAX_PURPOSE:
+        found.append(f"purpose: {len(study.purpose)} characters are too many; say in at most {MAX_PURPOSE} what it is for")
     if study.publish not in (PUBLISH_HOSPITAL, PUBLISH_MEMBERS):
         found.append(f"publish {study.publish!r}: say {PUBLISH_HOSPITAL} or {PUBLISH_MEMBERS}")
     for what, count, most in (
@@ -228,6 +256,7 @@ def problems(study: Study) -> list[str]:
     found += _cohort_problems(study)
     found += _range_problems(study)
     found += _release_problems(study)
+    found += _privacy_problems(study)
     if not 0 < study.answer_within < study.ready_within < study.deadline:
         found.append(
             f"answer_within {study.answer_within} s, ready_within {study.ready_within} s and deadline {study.deadline} s "
@@ -369,4 +398,31 @@ def _release_problems(study: Study) -> list[str]:
             f"release: no rule holds for members, who get the exact totals with their receipt; "
             f"publish to {PUBLISH_HOSPITAL} alone, or remove 'release'"
         )
+    return found
+
+
+def _privacy_problems(study: Study) -> list[str]:
+    found: list[str] = []
+    promise = study.privacy
+    if promise is None:
+        return found
+    if not 0 < promise.epsilon <= MOST_EPSILON * MILLION:
+        found.append(f"privacy: epsilon {promise.epsilon / MILLION:g} must lie between 0 and {MOST_EPSILON}")
+    if promise.per not in (RECORD, MEMBER):
+        found.append(f"privacy: per {promise.per!r}: say {RECORD} or {MEMBER}")
+    units = len(study.members) * (study.records if promise.per == RECORD else 1)
+    if not 0 < promise.delta * units < TINY:
+        # To tell one of them as it is, drawn by lot, would keep such a promise.
+        found.append(
+            f"privacy: delta {promise.delta / TINY:g} must lie between 0 and 1 / {units}, the {promise.per}s that there may be"
+        )
+    if not 0 <= promise.colluding <= study.minimum - 2:
+        found.append(
+            f"privacy: colluding {promise.colluding} must lie between 0 and {study.minimum - 2}: "
+            f"of the {study.minimum} members of the smallest round two must be honest"
+        )
+    if not 0 < promise.tail <= TINY // 1000:
+        found.append(f"privacy: tail {promise.tail / TINY:g} must lie between 0 and 0.001")
+    if study.range is not None:
+        found.append("privacy: a range has no room for noise; remove 'range', the bounds give all rings")
     return found

@@ -23,6 +23,7 @@ _COMMANDS = {
     "log": "Change the level of a running daemon's log.",
     "patient": "Run a patient's daemon.",
     "pki": "Make an authority; issue, renew, revoke and check certificates.",
+    "receipt": "Verify, show and export what proves that a round took place.",
     "relay": "Run a relay's daemon.",
     "results": "Show and export what studies have found.",
     "round": "Open rounds at a running hospital, and look at them.",

@@ -12,17 +12,21 @@ from typing import ClassVar
 from aiohttp import web
 
 from mpc.credentials import Credentials
+from mpc.errors import UsageError
 from mpc.identity import Identity, Role
+from mpc.receipt import DisclosedResult
 from mpc.result import Result
 from mpc.rounds.admission import Admitted
-from mpc.rounds.events import Decided, Effect, Ended, Progressed, Released, Submitted
+from mpc.rounds.events import Asked, Countersigned, Decided, Effect, Ended, Progressed, Receipted, Released, Submitted, ValuesRead
 from mpc.rounds.events import Event as RoundEvent
 from mpc.rounds.machine import Machine
-from mpc.study import Study
+from mpc.study import UNRESTRICTED, Study
 from mpc.wire import Struct, decode, encode
 from nodes.admin.api import json_response
 from nodes.admin.audit import add_audit_routes
 from nodes.admin.erase import add_erase_route
+from nodes.admin.receipts import add_receipt_routes
+from nodes.burnt import BurntInbox
 from nodes.config import HospitalConfig, PatientConfig
 from nodes.driver import Driver
 from nodes.fitting import Fitting
@@ -31,6 +35,7 @@ from nodes.keys import Keys
 from nodes.ledger import Ledger
 from nodes.loaded import Loaded
 from nodes.log import Event
+from nodes.receipts import OpenReceipts
 from nodes.rounds import New, Rounds
 from nodes.service import COMMON_RESTART_KEYS, Service
 from nodes.state import load_state
@@ -84,7 +89,7 @@ class Daemon(Service[Config]):
             self.log,
             loaded.former,
         )
-        self.ledger = Ledger()
+        self.ledger = Ledger(self.state.storage_key)
         self.transport = node_transport(
             config,
             proof=loaded.node_key,
@@ -96,14 +101,18 @@ class Daemon(Service[Config]):
             keyring=lambda: self.keys.keyring,
             routes=self.routes,
         )
+        receipts = OpenReceipts(self.keys.find)
         rounds = Rounds(
             self.identity,
             credentials=self.credentials,
             keys=self.state.round_keys,
             ledger=self.ledger,
+            receipts=receipts,
             new_round=self.new_round,
             rebuild=self.rebuild_round,
             close=self.close_round,
+            take_burnt=BurntInbox(self.keys.find, self.ledger).take,
+            settle=self.settle_values,
             max_message=config.limits.message_bytes,
         )
         self.driver = Driver(
@@ -115,6 +124,7 @@ class Daemon(Service[Config]):
             resolve=self.resolve,
             read_sources=self.read_sources,
             at_hand=self.at_hand,
+            approved=self.approved,
             resumed=self.resumed,
             observe=self.observe,
             audit=self.audit,
@@ -129,6 +139,7 @@ class Daemon(Service[Config]):
         )
         add_erase_route(self.admin, self)
         add_audit_routes(self.admin, self.store, lambda: self._loaded.node_key)
+        add_receipt_routes(self.admin, self, lambda: self._loaded.trust)
         self.admin.app.router.add_post("/v1/keys/rotate", self._post_rotate)
         self._chores_due = asyncio.Event()
         self._chores: asyncio.Task[None] | None = None
@@ -152,6 +163,14 @@ class Daemon(Service[Config]):
     @abstractmethod
     def read_sources(self, study: Study) -> RoundEvent:
         """The study's variables; called off the event loop."""
+
+    def settle_values(self, round_id: bytes, study: Study, event: ValuesRead, now: float) -> RoundEvent:
+        """What a round takes for values that were read. Called on the protocol thread."""
+        return event
+
+    def approved(self, asked: Asked) -> bool:
+        """Whether a person has approved of this in advance. Called on the protocol thread."""
+        return False
 
     def at_hand(self, study: Study) -> bool:
         """Whether `read_sources` takes no time for this study."""
@@ -180,19 +199,37 @@ class Daemon(Service[Config]):
         opened = await asyncio.to_thread(self.state.storage_key.unseal, found.closed.result, _result_label(round_id))
         return decode(opened, KeptResult)
 
+    async def disclosed(self, round_id: bytes) -> DisclosedResult:
+        """What opens the commitment in a receipt. Raises UsageError where it is not this node's to tell, StoreError."""
+        kept = await self.kept_result(round_id)
+        if kept is None:
+            raise UsageError(
+                "this node has no result of that round: it was for the hospital alone, 'keep_days' is over, or a person has "
+                "erased it"
+            )
+        if kept.question is not None and kept.question.study.release != UNRESTRICTED:
+            raise UsageError("the study's release rules keep the exact totals from everybody, and these open the commitment")
+        return DisclosedResult(encode(kept.result), kept.key)
+
     def observe(self, round_id: bytes, effect: Effect) -> None:
         """Logs what happened in a round."""
         self.phases.observe(round_id, effect)
         name = round_id.hex()
         match effect:
-            case Decided():
+            case Asked(request):
+                self.log.info(Event.INVITATION_WAITS, round=name, study=request.study, hospital=request.hospital.name)
+            case Decided(request, reason):
                 self.log.info(
-                    Event.INVITATION_DECIDED, round=name, study=effect.study, hospital=effect.hospital.name, reason=effect.reason
+                    Event.INVITATION_DECIDED, round=name, study=request.study, hospital=request.hospital.name, reason=reason
                 )
             case Progressed():
                 self.log.debug(Event.ROUND_PHASE, round=name, phase=effect.phase, waiting_for=list(effect.waiting_for))
             case Submitted():
                 self.log.info(Event.SUBMITTED, round=name, study=effect.study, members=[member.name for member in effect.members])
+            case Receipted():
+                self.log.info(Event.RECEIPTED, round=name, receipt=effect.receipt.digest.hex()[:16])
+            case Countersigned():
+                self.log.debug(Event.COUNTERSIGNED, round=name, member=effect.member.name)
             case Ended():
                 self._chores_due.set()
                 self.log.info(
@@ -293,11 +330,18 @@ class Daemon(Service[Config]):
         Raises StoreError.
         """
         before = time.time() - older_than_days * DAY
+        await self.forget_ledger()
         rows = await self.store.erase_before(before, study)
         self.forget(before, study)
         if rows:
             self.log.info(Event.ERASED, rows=rows, older_than_days=older_than_days, study=study)
         return rows
+
+    async def forget_ledger(self) -> None:
+        """Drops what the ledger needs no more. Raises StoreError."""
+        now = time.time()
+        await self.store.forget_ledger(now)
+        await self.driver.on_thread(self.ledger.forget, now)
 
     def forget(self, before: float, study: str | None) -> None:
         """Takes what the store has erased out of memory."""
@@ -315,7 +359,7 @@ class Daemon(Service[Config]):
         while True:
             self._chores_due.clear()
             try:
-                await self.keys.tend(await self.driver.on_thread(self.driver.rounds.key_ids))
+                await self.keys.tend(await self.driver.on_thread(self.driver.rounds.key_ids, time.time()))
                 if loop.time() - looked >= _ERASE_SECONDS:
                     looked = loop.time()
                     await self.erase(self._loaded.config.keep_days)

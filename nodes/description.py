@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mpc import privacy
 from mpc.errors import few
 from mpc.identity import Identity
 from mpc.release import in_words
 from mpc.statistics import Layout, make_layout
+from mpc.statistics.distributions import normal_quantile
 from mpc.statistics.figures import name_of
 from mpc.statistics.grid import Grid
 from mpc.statistics.layout import Part
 from mpc.statistics.newton import MOST_ROUNDS
-from mpc.study import CATEGORY, MILLION, PUBLISH_MEMBERS, Study, Variable
+from mpc.statistics.noise import Kind
+from mpc.study import CATEGORY, MILLION, PUBLISH_MEMBERS, TINY, Study, Variable
 from nodes.cost import cost
 from nodes.fitting import is_fit
 from nodes.studies import Planned
@@ -34,7 +37,8 @@ def describe(planned: Planned) -> list[tuple[str, list[str]]]:
         ("computes", [_computed(part) for part in layout.parts]),
         ("the hospital sees", ["of all together, and of nobody alone:", *(f"- {line}" for line in _revealed(layout)), _SEEN]),
         ("members see", [_published(study)]),
-        ("release", [in_words(study.release) or "everything is told, exactly"]),
+        ("release", [in_words(study.release) or f"everything is told, {'with its noise' if study.privacy else 'exactly'}"]),
+        *([("noise", list(_noise(study, layout)))] if study.privacy else []),
         ("rounds", [*_rounds(study), f"schedule: {file.schedule or 'when a person opens one'}", *_deadlines(study)]),
         ("rings", list(_rings(layout))),
         ("takes", list(_takes(study, layout))),
@@ -95,6 +99,38 @@ def _published(study: Study) -> str:
     if study.publish == PUBLISH_MEMBERS:
         return "the result; all but one of them together can then work out the last one's part"
     return "nothing of the result, only that there is one"
+
+
+def _noise(study: Study, layout: Layout) -> Iterator[str]:
+    promise, members = study.privacy, len(study.members)
+    assert promise is not None, "as its caller has seen"
+    yield privacy.in_words(promise)
+    yield f"costs a rho of {privacy.rho_of(promise.epsilon, promise.delta) / privacy.RHO:.4g} a {promise.per} and round"
+    yield f"a total is wrong with a probability of {promise.tail / TINY:g} at the most, because noise leaves its ring"
+    yield f"one member draws {sum(count for _, count in layout.draws):,} numbers; how far totals of {members} members are off:"
+    for part in layout.parts:
+        if part.shares is not None:
+            kinds = (*([part.shares.left_out] if part.shares.left_out else []), *part.shares.kinds)
+            yield from (f"- {name_of(part.asked.statistic)}: {_off(part, kind, members)}" for kind in kinds)
+
+
+def _off(part: Part, kind: Kind, members: int) -> str:
+    """Standard deviations, and what a normal variable stays within in 19 of 20 cases."""
+    what = kind.label or part.family.kind
+    ends = [function(share.deviation(members) for share, _ in kind.runs) for function in (min, max)]
+    if not ends[1]:
+        return f"{what}: exact, for no record moves it"
+    low, high = (" to ".join(dict.fromkeys(_rough(factor * end) for end in ends)) for factor in (1, normal_quantile(0.95)))
+    scale = part.asked.variables[0].scale
+    steps = f" steps of 1/{scale}" if kind.label == "" and scale > 1 else ""
+    own = max(kind.runs, key=lambda run: run[0].sigma / run[0].steps)[0]
+    return (
+        f"{what}: standard deviation {low}{steps} ({_rough(own.sigma / own.steps)} by each member), 19 of 20 times below {high}"
+    )
+
+
+def _rough(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _rounds(study: Study) -> Iterator[str]:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar, TypeVarTuple, Unpack
 
 from mpc.errors import Answer
@@ -23,33 +23,40 @@ from mpc.messages import Kind
 from mpc.rounds.events import (
     ABORTED,
     Answered,
+    Asked,
     CancelRound,
+    Countersigned,
     Decided,
     Effect,
     Ended,
     KeyPublished,
+    PersonDecided,
     Progressed,
     ReadValues,
+    Receipted,
     Released,
     Send,
     StopSending,
     Submitted,
     Tick,
     Undeliverable,
+    Unreleased,
     ValuesUnavailable,
     WakeAt,
+    Withdrawn,
 )
 from mpc.rounds.events import Event as RoundEvent
 from mpc.rounds.machine import Machine
 from mpc.signature import SIGNATURE_BYTES, tagged_digest
 from mpc.study import Study
+from nodes.aside import aside
 from nodes.journal import RoundLost
 from nodes.log import Event, Logger, place
 from nodes.metrics import Registry
 from nodes.outbox import Delivery, Outbox
-from nodes.rounds import LOST, STORE, Arrived, Happened, New, Outcome, Pending, Rounds, closing_step
+from nodes.rounds import LOST, STORE, Arrived, Happened, New, Outcome, Pending, Rounds, Said, closing_step
 from nodes.store.audit import AuditEvent, audit_line
-from nodes.store.base import OpenRound, Posted, Step, Store, StoreError
+from nodes.store.base import ClosedRound, OpenRound, Posted, Step, Store, StoreError
 from nodes.store.counter import BackupGuard
 from nodes.store.round_keys import RoundKeys
 from nodes.transport.base import Transport
@@ -74,8 +81,10 @@ ReadSources = Callable[[Study], RoundEvent]
 """Reads a study's variables; blocking. Returns ValuesRead or ValuesUnavailable."""
 AtHand = Callable[[Study], bool]
 """Whether reading a study's variables takes no time, as it does from the configuration itself."""
+Approved = Callable[[Asked], bool]
+"""Whether a person has approved of this in advance."""
 Observer = Callable[[bytes, Effect], None]
-"""Hears what people want to know: Decided, Progressed, Submitted, Released, Ended."""
+"""Hears what people want to know: Decided, Progressed, Submitted, Released, Receipted, Countersigned, Ended."""
 Resumed = Callable[[OpenRound, Machine], None]
 """Hears of each kept round that goes on, before the observer hears of it."""
 Audit = Callable[..., None]
@@ -86,7 +95,7 @@ Resolve = Callable[[Identity, str], str]
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    what: Arrived | Happened
+    what: Arrived | Happened | Said
     done: asyncio.Future[Outcome] | None
 
     def finish(self, outcome: Outcome) -> None:
@@ -113,6 +122,7 @@ class Driver:
         resolve: Resolve,
         read_sources: ReadSources,
         at_hand: AtHand = lambda _study: False,
+        approved: Approved = lambda _asked: False,
         resumed: Resumed,
         observe: Observer,
         audit: Audit = lambda *_, **__: None,
@@ -126,6 +136,7 @@ class Driver:
         self._resolve = resolve
         self._read_sources = read_sources
         self._at_hand = at_hand
+        self._approved = approved
         self._resumed = resumed
         self._observe = observe
         self._audit = audit
@@ -171,13 +182,13 @@ class Driver:
         """Puts back what the store has, and begins to work. Raises StoreError or ConfigError when the store cannot be used."""
         self._counter = await self._store.counter()
         restored_from_copy = self._guard.check(self._counter) == "behind"
+        self.rounds.load(await self._store.ledger())
         for closed in reversed(await self._store.closed_rounds(_REMEMBERED)):
-            taken = closed.closed.taken
-            self.rounds.bury(closed.round_id, frozenset(taken[at : at + 32] for at in range(0, len(taken), 32)))
+            self._bury(closed)
         kept = await self._store.open_rounds()
         if restored_from_copy:
-            await self._store.record([audit_line(time.time(), AuditEvent.RESTORED, rounds=len(kept))])
-            self._counter = await self._store.counter()
+            line = audit_line(time.time(), AuditEvent.RESTORED, rounds=len(kept))
+            self._counter = await self._store.commit([replace(self.rounds.restored(line.at), audit=(line,))])
         if restored_from_copy and kept:
             self._log.warning(Event.STORE_RESTORED, rounds=len(kept))
             await self._burn(kept, "this node was restored from an older copy of its store")
@@ -205,6 +216,8 @@ class Driver:
             await self._burn(lost, "it could not be rebuilt from what was kept")
         for round_id, posted in await self._store.left_over():
             self._post(round_id, posted)
+        for receipt in await self._store.open_receipts(time.time()):
+            await self.on_thread(self.rounds.resume_receipt, receipt)
         self._open.set(len(self.rounds))
         await self.tell_revoked()
         self._pump_task = asyncio.create_task(self._pump())
@@ -253,6 +266,19 @@ class Driver:
         if outcome.answer is Answer.LATER:
             raise StoreError(outcome.reason, "the round could not be kept, so it was not opened; the log says why")
 
+    async def say(self, said: Said) -> None:
+        """A person said something for the ledger. Raises StoreError when it cannot be kept."""
+        await self._keep(said)
+
+    async def decide(self, round_id: bytes, event: PersonDecided | Withdrawn) -> None:
+        """A person decided on a round, if it is still open. Raises StoreError when that cannot be kept."""
+        await self._keep(Happened(round_id, event))
+
+    async def _keep(self, what: Happened | Said) -> None:
+        outcome = await self._submit(what)
+        if outcome.answer is Answer.LATER:
+            raise StoreError(outcome.reason, "it could not be kept, so nothing has changed; the log says why")
+
     def tell(self, round_id: bytes, event: RoundEvent) -> None:
         """Something happened to a round, if it is still open."""
         self._put(_Job(Happened(round_id, event), None))
@@ -291,7 +317,7 @@ class Driver:
         self._jobs.append(job)
         self._arrived.set()
 
-    async def _submit(self, what: Arrived | Happened) -> Outcome:
+    async def _submit(self, what: Arrived | Happened | Said) -> Outcome:
         if self._stopping:
             return _STOPPED
         done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -391,11 +417,14 @@ class Driver:
                 self._turn.release()
         return await self.on_thread(self._transitions, whats)
 
-    def _transitions(self, whats: Sequence[Arrived | Happened]) -> list[list[Outcome]]:
-        """For each event its outcome, and that of the values where they are at hand: both are kept in one commit."""
-        return [self._with_values(self.rounds.take(what, time.time())) for what in whats]
+    def _transitions(self, whats: Sequence[Arrived | Happened | Said]) -> list[list[Outcome]]:
+        """For each event its outcome, and that of an answer at hand, values or a person's: both are kept in one commit."""
+        return [self._with_answer(self.rounds.take(what, time.time())) for what in whats]
 
-    def _with_values(self, outcome: Outcome) -> list[Outcome]:
+    def _with_answer(self, outcome: Outcome) -> list[Outcome]:
+        asked = next((effect for effect in outcome.effects if isinstance(effect, Asked)), None)
+        if asked is not None and self._approved(asked):
+            return [outcome, self.rounds.take(Happened(outcome.round_id, PersonDecided(approved=True)), time.time())]
         wanted = next((effect for effect in outcome.effects if isinstance(effect, ReadValues)), None)
         if wanted is None or not self._at_hand(wanted.study):
             return [outcome]
@@ -428,6 +457,8 @@ class Driver:
     async def _rebuild_stale(self) -> None:
         if not self._stale:
             return
+        await self.on_thread(self.rounds.load, await self._store.ledger())
+        self._stale.discard(b"")  # what a person said is theirs to say again
         kept = {one.round_id: one for one in await self._store.open_rounds()}
         for round_id in list(self._stale):
             if round_id in kept:
@@ -436,13 +467,22 @@ class Driver:
                 except RoundLost as error:
                     self._log.warning(Event.ROUND_LOST, round=round_id.hex(), reason=str(error))
                     await self._burn([kept[round_id]], "it could not be rebuilt from what was kept")
-            else:  # it was to begin with the event that could not be kept
+            else:  # it was to begin with the event that could not be kept, or has ended and was to be countersigned
                 try:
                     await self.on_thread(self._keys.destroy, round_id)
                 except StoreError as error:  # nothing was sealed with it that is kept; the next start tries again
                     self._store_failed(error)
+                ended, receipt = await self._store.find_closed(round_id), await self._store.find_receipt(round_id)
+                if ended is not None:
+                    await self.on_thread(self._bury, ended)
+                if receipt is not None:
+                    await self.on_thread(self.rounds.resume_receipt, receipt)
             self._stale.discard(round_id)
         await self.tell_revoked()
+
+    def _bury(self, ended: ClosedRound) -> None:
+        taken = ended.closed.taken
+        self.rounds.bury(ended.round_id, frozenset(taken[at : at + 32] for at in range(0, len(taken), 32)))
 
     async def _burn(self, kept: Sequence[OpenRound], why: str) -> None:
         """Ends rounds without another message: their secrets are destroyed, the others notice at their deadlines."""
@@ -507,13 +547,15 @@ class Driver:
                 self._release_held(round_id)  # the roster holds: shares that came before it can be taken
                 if last:  # otherwise the values have been taken already
                     self._read(round_id, effect.study)
-            case Decided() | Progressed() | Submitted() | Released():
+            case Asked() | Decided() | Progressed() | Submitted() | Released() | Receipted() | Countersigned():
                 self._observe(round_id, effect)
             case Ended():
                 self._release_held(round_id)
                 self._cancel_timer(round_id)
                 self._ended.inc(outcome=effect.outcome, code=effect.code or "none")
                 self._observe(round_id, effect)
+            case Unreleased():
+                pass  # for the ledger alone
             case Answered():
                 pass  # who sent the message is answered by _settle
 
@@ -536,7 +578,7 @@ class Driver:
 
     def _read(self, round_id: bytes, study: Study) -> None:
         async def read() -> None:
-            self.tell(round_id, await asyncio.to_thread(self._values, round_id, study))
+            self.tell(round_id, await aside(self._values, round_id, study))
 
         self._spawn(read())
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from mpc.errors import UsageError
 from mpc.statistics.figures import Cell, Table
-from nodes.results import StudyResult, columns, library
+from nodes.extras import library
+from nodes.results import StudyResult, columns
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -64,7 +65,7 @@ def _harmless(cell: Cell) -> Cell:
 
 
 def _parquet(table: Table) -> bytes:
-    arrow, parquet = library("pyarrow"), library("pyarrow.parquet")
+    arrow, parquet = library("pyarrow", "results"), library("pyarrow.parquet", "results")
     sink = arrow.BufferOutputStream()
     parquet.write_table(arrow.table(columns(table)), sink)
     content: bytes = sink.getvalue().to_pybytes()

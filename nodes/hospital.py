@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -36,6 +36,7 @@ from mpc.rounds.events import (
 from mpc.rounds.events import Event as RoundEvent
 from mpc.rounds.hospital import HospitalRound, HospitalState
 from mpc.rounds.machine import Machine
+from mpc.rounds.roster import UnreleasedRoster
 from mpc.statistics import plan
 from mpc.statistics.newton import Fit
 from mpc.study import Study
@@ -48,6 +49,7 @@ from nodes.daemon import Config, Daemon
 from nodes.fitting import Fitting, is_fit
 from nodes.journal import Beginning, RoundLost
 from nodes.log import Event
+from nodes.receipts import assembled
 from nodes.records import KEPT_RECORDS, Records, RoundRecord
 from nodes.results import StudyResult, how_told, study_result
 from nodes.rounds import New
@@ -79,6 +81,8 @@ class _Asked(Struct, frozen=True):
     """... and of those that had published no key when the round opened, and are invited once they have."""
     fitting: Fitting | None
     """The fit that this round goes on with."""
+    unreleased: tuple[UnreleasedRoster, ...]
+    """Earlier rosters that this one may be a part of."""
 
 
 class HospitalDaemon(Daemon):
@@ -129,7 +133,7 @@ class HospitalDaemon(Daemon):
             asked = decode(beginning.asked, _Asked)
             sealed_for = {Identity.parse(uri): stand_in for uri in asked.relayed}
             keyless = {Identity.parse(uri): None for uri in asked.keyless}
-            machine = self._machine(round_id, keyring, beginning.seed, asked.study, {**sealed_for, **keyless})
+            machine = self._machine(round_id, keyring, beginning.seed, asked.study, {**sealed_for, **keyless}, asked.unreleased)
         except CohortiumError as error:
             raise RoundLost(f"another version of this program opened it, and this one would not: {error}") from error
         self._asked[round_id] = asked
@@ -174,7 +178,9 @@ class HospitalDaemon(Daemon):
         kept = await self.kept_result(record.round_id)
         if kept is None or kept.question is None:
             return None
-        return await asyncio.to_thread(study_result, record, kept.question, kept.result)
+        receipt = await self.store.find_receipt(record.round_id)
+        digest = b"" if receipt is None else assembled(receipt).digest
+        return await asyncio.to_thread(study_result, record, kept.question, kept.result, digest)
 
     def resumed(self, kept: OpenRoundKept, machine: Machine) -> None:
         """A kept round goes on."""
@@ -245,7 +251,8 @@ class HospitalDaemon(Daemon):
         behind = [patient for patient in map(Identity.parse, study.members) if self.config.behind_relay(patient.name)]
         sealed_for = await self._keys_of_patients(behind)
         keyring, seed = self.keys.keyring, os.urandom(SEED_BYTES)
-        machine = self._machine(record.round_id, keyring, seed, study, sealed_for)
+        unreleased = await self.driver.on_thread(self._unreleased, study)
+        machine = self._machine(record.round_id, keyring, seed, study, sealed_for, unreleased)
         record.opened, record.started = time.time(), time.perf_counter()
         self.log.info(
             Event.ROUND_OPENED,
@@ -257,7 +264,9 @@ class HospitalDaemon(Daemon):
         )
         relayed = tuple(patient.uri for patient, key in sealed_for.items() if key is not None)
         keyless = tuple(patient.uri for patient, key in sealed_for.items() if key is None)
-        asked = self._asked[record.round_id] = _Asked(study, record.attempt, record.follows, relayed, keyless, fitting)
+        asked = self._asked[record.round_id] = _Asked(
+            study, record.attempt, record.follows, relayed, keyless, fitting, unreleased
+        )
         beginning = Beginning(seed, keyring.encryption.key_id, encode(asked))
         try:
             await self.driver.begin(New(machine, beginning, Role.HOSPITAL, study.id), OpenRound())
@@ -266,8 +275,19 @@ class HospitalDaemon(Daemon):
             raise
         self._ask_later(record.round_id, machine.keyless, record.opened + study.answer_within)
 
+    def _unreleased(self, study: Study) -> tuple[UnreleasedRoster, ...]:
+        """Earlier rosters without a total, of which enough members are asked again."""
+        invited = frozenset(study.members)
+        return tuple(one for one in self.ledger.unreleased() if len(invited.intersection(one.members)) >= study.minimum)
+
     def _machine(
-        self, round_id: bytes, keyring: Keyring, seed: bytes, study: Study, sealed_for: Mapping[Identity, WrappingKey | None]
+        self,
+        round_id: bytes,
+        keyring: Keyring,
+        seed: bytes,
+        study: Study,
+        sealed_for: Mapping[Identity, WrappingKey | None],
+        unreleased: Sequence[UnreleasedRoster],
     ) -> HospitalRound:
         return HospitalRound(
             round_id,
@@ -277,6 +297,7 @@ class HospitalDaemon(Daemon):
             me=self.credential,
             study=study,
             sealed_for=sealed_for,
+            unreleased=unreleased,
         )
 
     async def _keys_of_patients(self, patients: Collection[Identity]) -> dict[Identity, WrappingKey | None]:

@@ -29,10 +29,12 @@ from mpc.rounds.events import (
     MessageReceived,
     OpenRound,
     PeersRevoked,
+    PersonDecided,
     Tick,
     Undeliverable,
     ValuesRead,
     ValuesUnavailable,
+    Withdrawn,
 )
 from mpc.rounds.machine import Machine
 from mpc.statistics.component import Values
@@ -62,7 +64,9 @@ class _Arrived(Struct, frozen=True, tag=1):
     peer: str
 
 
-class _Packed(Struct, frozen=True):
+class Packed(Struct, frozen=True):
+    """A variable's values."""
+
     variable: str
     minimum: int
     modulus: int
@@ -71,7 +75,8 @@ class _Packed(Struct, frozen=True):
 
 
 class _Read(Struct, frozen=True, tag=2):
-    values: tuple[_Packed, ...]
+    values: tuple[Packed, ...]
+    noise: tuple[int, ...]
 
 
 class _Unavailable(Struct, frozen=True, tag=3):
@@ -109,7 +114,27 @@ class _Revoked(Struct, frozen=True, tag=9):
     nodes: tuple[str, ...]
 
 
-_Record = _Arrived | _Read | _Unavailable | _Ticked | _Undelivered | _Opened | _Cancelled | _KeyPublished | _Revoked
+class _PersonDecided(Struct, frozen=True, tag=10):
+    approved: bool
+
+
+class _Withdrawn(Struct, frozen=True, tag=11):
+    pass
+
+
+_Record = (
+    _Arrived
+    | _Read
+    | _Unavailable
+    | _Ticked
+    | _Undelivered
+    | _Opened
+    | _Cancelled
+    | _KeyPublished
+    | _Revoked
+    | _PersonDecided
+    | _Withdrawn
+)
 
 
 class Entry(Struct, frozen=True):
@@ -134,7 +159,7 @@ def _record(event: Event, raw: bytes, peer: str) -> _Record:
         case MessageReceived():
             return _Arrived(raw, peer)
         case ValuesRead():
-            return _Read(tuple(_pack(name, values) for name, values in event.values.items()))
+            return _Read(tuple(pack(name, values) for name, values in event.values.items()), event.noise)
         case ValuesUnavailable():
             return _Unavailable()
         case Tick():
@@ -148,22 +173,27 @@ def _record(event: Event, raw: bytes, peer: str) -> _Record:
         case KeyPublished(key):
             public_key = key.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
             return _KeyPublished(key.node.uri, key.key_id, public_key, key.not_before, key.not_after)
+        case PersonDecided():
+            return _PersonDecided(event.approved)
+        case Withdrawn():
+            return _Withdrawn()
         case PeersRevoked():
             return _Revoked(tuple(node.uri for node in event.nodes))
 
 
-def _pack(variable: str, values: Values) -> _Packed:
+def pack(variable: str, values: Values) -> Packed:
     """As few bytes a number as its range needs: a million values of 22 bits take 3 MB, not 8."""
     minimum = int(values.min()) if values.size else 0
     span = int(values.max()) - minimum if values.size else 0
     ring = Ring(min(max(span + 1, 2), MAX_MODULUS))
     if span >= MAX_MODULUS:
-        return _Packed(variable, 0, 0, values.size, values.astype("<i8", copy=False).tobytes())
+        return Packed(variable, 0, 0, values.size, values.astype("<i8", copy=False).tobytes())
     offsets = values.astype(np.uint64) - np.uint64(minimum % 2**64)
-    return _Packed(variable, minimum, ring.modulus, values.size, ring.pack(offsets))
+    return Packed(variable, minimum, ring.modulus, values.size, ring.pack(offsets))
 
 
-def _unpack(packed: _Packed) -> Values:
+def unpack(packed: Packed) -> Values:
+    """The same values again."""
     if packed.modulus == 0:
         return np.frombuffer(packed.data, dtype="<i8").astype(np.int64)
     offsets = Ring(packed.modulus).unpack(packed.data, packed.length)
@@ -177,6 +207,8 @@ class Restored:
     machine: Machine
     effects: tuple[list[Effect], ...]
     times: tuple[float, ...]
+    values: ValuesRead | None
+    """Those that it has taken."""
 
 
 def restore(machine: Machine, entries: Sequence[bytes], *, me: Identity, credentials: Credentials, max_message: int) -> Restored:
@@ -184,12 +216,15 @@ def restore(machine: Machine, entries: Sequence[bytes], *, me: Identity, credent
     genuine = machine.sealer
     effects: list[list[Effect]] = []
     times: list[float] = []
+    values: ValuesRead | None = None
     try:
         for raw in entries:
             entry = decode(raw, Entry)
             machine.sealer = _Sealed(entry.sealed)
             with credentials.in_the_past():
-                effects.append(machine.handle(_event(entry.event, me, credentials, max_message, entry.now), entry.now))
+                event = _event(entry.event, me, credentials, max_message, entry.now)
+                effects.append(machine.handle(event, entry.now))
+            values = event if isinstance(event, ValuesRead) else values
             times.append(entry.now)
             machine.sealed.clear()
             if str(machine.state) != entry.state:
@@ -203,7 +238,7 @@ def restore(machine: Machine, entries: Sequence[bytes], *, me: Identity, credent
     except Exception as error:  # a bug must cost the one round, and not keep the node from starting
         raise RoundLost(f"this program fails at an event that it took: {type(error).__name__} at {place(error)}") from error
     machine.sealer = genuine
-    return Restored(machine, tuple(effects), tuple(times))
+    return Restored(machine, tuple(effects), tuple(times), values)
 
 
 def _event(record: _Record, me: Identity, credentials: Credentials, max_message: int, now: float) -> Event:
@@ -212,8 +247,8 @@ def _event(record: _Record, me: Identity, credentials: Credentials, max_message:
             envelope = parse(record.raw, max_message)
             return MessageReceived(admit(envelope, peer=Identity.parse(record.peer), me=me, credentials=credentials, now=now))
         case _Read():
-            values: Mapping[str, Values] = {packed.variable: _unpack(packed) for packed in record.values}
-            return ValuesRead(values)
+            values: Mapping[str, Values] = {packed.variable: unpack(packed) for packed in record.values}
+            return ValuesRead(values, record.noise)
         case _Unavailable():
             return ValuesUnavailable()
         case _Ticked():
@@ -229,6 +264,10 @@ def _event(record: _Record, me: Identity, credentials: Credentials, max_message:
             assert isinstance(public_key, rsa.RSAPublicKey), "nothing else is kept"
             key = WrappingKey(Identity.parse(record.node), record.key_id, public_key, record.not_before, record.not_after)
             return KeyPublished(key)
+        case _PersonDecided():
+            return PersonDecided(record.approved)
+        case _Withdrawn():
+            return Withdrawn()
         case _Revoked():
             return PeersRevoked(tuple(map(Identity.parse, record.nodes)))
 

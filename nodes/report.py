@@ -14,12 +14,13 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from mpc.release import Told, Withheld
-from mpc.statistics.figures import Cell, Figures, Table
+from mpc.statistics.figures import Cell, Figures, Table, tables_of
 from mpc.statistics.grouped import GroupedFigures
 from mpc.statistics.histogram import HistogramFigures
 from mpc.statistics.kaplan_meier import KaplanMeierFigures
 from mpc.statistics.mean import MeanFigures
-from nodes.results import StudyResult, library
+from nodes.extras import library
+from nodes.results import StudyResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +52,7 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 def report(result: StudyResult) -> str:
     """The whole file. Raises ConfigError where the plotting library is not installed."""
-    library("matplotlib")
+    library("matplotlib", "results")
     body = "".join(_section(told) for told in result.statistics)
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -72,6 +73,7 @@ def _facts(result: StudyResult) -> str:
         "Opened": f"{opened:%Y-%m-%d %H:%M} UTC",
         "Members": str(result.members),
         "Release rules": result.rules or "none: everything is told as it is",
+        "Noise": result.privacy,
     }
     return f"<dl>{''.join(f'<dt>{name}</dt><dd>{escape(fact)}</dd>' for name, fact in facts.items() if fact)}</dl>\n"
 
@@ -82,7 +84,7 @@ def _section(told: Told) -> str:
         return f'<section>{head}<p class="withheld">Withheld: {escape(told.reason)}.</p></section>\n'
     left_out = f", {told.left_out} left out because a value is missing" if told.left_out else ""
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in told.notes)
-    tables = "".join(_table(table) for table in told.tables())
+    tables = "".join(_table(table) for table in tables_of(told))
     return f"<section>{head}<p>n = {told.n}{left_out}</p>{notes}{_plot(told)}{tables}</section>\n"
 
 

@@ -5,19 +5,18 @@ It holds what the study's release rules let through and nothing else, so that wh
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
-from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from mpc.errors import ConfigError
+from mpc import privacy
 from mpc.release import Told, Withheld, in_words, release
 from mpc.result import Result
-from mpc.statistics.figures import Table
+from mpc.statistics.figures import Table, tables_of
 from mpc.statistics.sum import Sum
 from mpc.study import OVERVIEW, UNRESTRICTED, Study
+from nodes.extras import library
 from nodes.fitting import Fitting, is_fit
 from nodes.records import RoundRecord
 
@@ -30,6 +29,8 @@ class StudyResult(msgspec.Struct, frozen=True, kw_only=True):
 
     round: str
     """Its id in hex; of a fit, the last one's."""
+    receipt: str
+    """The id of its receipt in hex, see `cohortium receipt`; empty once that is erased."""
     study: str
     """The study's id."""
     title: str
@@ -43,6 +44,8 @@ class StudyResult(msgspec.Struct, frozen=True, kw_only=True):
     """Who took part."""
     rules: str
     """The release rules in words; empty when everything is told as it is."""
+    privacy: str
+    """What the study's noise promises, in words; empty when there is none."""
     statistics: tuple[Told, ...]
     """In the study's order."""
 
@@ -60,14 +63,15 @@ class StudyResult(msgspec.Struct, frozen=True, kw_only=True):
         """All numbers, each table with a name of its own; the first says of each statistic over what it is."""
         yield OVERVIEW, self._about()
         for told in self.statistics:
-            first, *others = told.tables() or (None,)
-            if first is not None:
-                yield told.id, first
-                yield from ((f"{told.id}.{table.name.removeprefix(f'{first.name}-')}", table) for table in others)
+            if isinstance(told, Withheld):
+                continue
+            first, *others = tables_of(told)
+            yield told.id, first
+            yield from ((f"{told.id}.{table.name.removeprefix(f'{first.name}-')}", table) for table in others)
 
     def frames(self) -> dict[str, pandas.DataFrame]:
         """The tables as pandas has them, by name. Raises ConfigError where pandas is not installed."""
-        pandas = library("pandas")
+        pandas = library("pandas", "results")
         return {name: pandas.DataFrame(columns(table)) for name, table in self.tables()}
 
     def json(self) -> bytes:
@@ -96,12 +100,13 @@ class StudyResult(msgspec.Struct, frozen=True, kw_only=True):
         return Table(name=OVERVIEW, columns=columns, rows=rows)
 
 
-def study_result(record: RoundRecord, question: Fitting, result: Result) -> StudyResult:
-    """What the round's result may tell."""
+def study_result(record: RoundRecord, question: Fitting, result: Result, receipt: bytes) -> StudyResult:
+    """What the round's result may tell; `receipt` is the digest of its receipt."""
     study = question.study
     told = question.after((), result).told() if is_fit(study) else release(study, result)
     return StudyResult(
         round=record.round_id.hex(),
+        receipt=receipt.hex(),
         study=study.id,
         title=study.title,
         purpose=study.purpose,
@@ -110,6 +115,7 @@ def study_result(record: RoundRecord, question: Fitting, result: Result) -> Stud
         seconds=None if record.seconds is None else round(record.seconds, 4),
         members=result.members,
         rules=in_words(study.release),
+        privacy=privacy.in_words(study.privacy),
         statistics=told,
     )
 
@@ -118,21 +124,14 @@ def how_told(study: Study) -> str:
     """In what way the totals of a round are told; empty where they are themselves what was asked for."""
     if study.release != UNRESTRICTED:
         return "by the study's release rules alone"
+    if study.privacy is not None:
+        return "with the noise that is in them"
     exact = all(
         statistic.kind == Sum.kind and not statistic.by and not study.variable(statistic.variable).rounded
         for statistic in study.statistics
     )
     # With missing values or many records, how many went in is a part of the answer.
     return "" if exact and study.records == 1 and not any(one.omits for one in study.variables) else "as statistics"
-
-
-def library(name: str) -> ModuleType:
-    """A library of the extra `results`. Raises ConfigError where it is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        package = name.partition(".")[0]
-        raise ConfigError(f"this needs {package}, which is not installed: pip install 'cohortium[results]'") from error
 
 
 def columns(table: Table) -> dict[str, list[Any]]:

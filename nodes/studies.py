@@ -17,7 +17,7 @@ from mpc.identity import Identity, Role
 from mpc.statistics import make_layout, plan
 from mpc.statistics.logistic_regression import LogisticRegression
 from mpc.statistics.newton import Fit
-from mpc.study import CATEGORY, FIXED, INTEGER, MILLION, REFUSE, Release, Statistic, Study, Variable
+from mpc.study import CATEGORY, FIXED, INTEGER, MEMBER, MILLION, REFUSE, TINY, Privacy, Release, Statistic, Study, Variable
 from nodes.fields import RELAY, Int64, Name, Positive, Text
 from nodes.schedule import Schedule
 from nodes.yaml_struct import Key, Problem, examine
@@ -115,6 +115,23 @@ class ReleaseEntry(_Struct, frozen=True, kw_only=True):
     round_to: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
+class PrivacyEntry(_Struct, frozen=True, kw_only=True):
+    """`mpc.study.Privacy` as a person writes it."""
+
+    epsilon: Annotated[float, msgspec.Meta(gt=0)] | Positive
+    delta: Annotated[float, msgspec.Meta(gt=0)]
+    per: Literal["record", "member"] = MEMBER
+    colluding: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    """Default: half of the fewest members that will do."""
+    tail: Annotated[float, msgspec.Meta(gt=0)] = 1e-12
+
+    def privacy(self, minimum: int) -> Privacy:
+        """As the protocol has it: no larger than what was written."""
+        colluding = minimum // 2 if self.colluding is None else self.colluding
+        epsilon, delta, tail = (int(_steps(self.epsilon, MILLION)), int(_steps(self.delta, TINY)), int(_steps(self.tail, TINY)))
+        return Privacy(epsilon, delta, self.per, colluding, tail)
+
+
 class Cohort(_Struct, frozen=True, kw_only=True):
     """Of whom: patients by name, and the fewest that will do (default: all of them)."""
 
@@ -144,6 +161,8 @@ class StudyFile(_Struct, frozen=True, kw_only=True):
     ready_within: Positive | None = None
     """Default: four fifths of the deadline."""
     release: ReleaseEntry = ReleaseEntry()
+    privacy: PrivacyEntry | None = None
+    """The noise that members add; None: none."""
     schedule: Schedule | None = None
     """When the hospital opens rounds by itself; None: when a person asks for one."""
     topology: Literal["direct", "relay"] | None = None
@@ -161,6 +180,7 @@ class StudyFile(_Struct, frozen=True, kw_only=True):
     def study(self, consortium: str) -> Study:
         """The study with its defaults filled in; not checked."""
         members = [Identity(consortium, Role.PATIENT, name).uri for name in self.cohort.members]
+        minimum = len(members) if self.cohort.minimum is None else self.cohort.minimum
         return Study(
             id=self.id,
             title=self.title,
@@ -168,7 +188,7 @@ class StudyFile(_Struct, frozen=True, kw_only=True):
             variables=tuple(entry.variable() for entry in self.variables),
             statistics=tuple(entry.statistic(self.variables) for entry in self.statistics),
             members=tuple(sorted(members)),
-            minimum=len(members) if self.cohort.minimum is None else self.cohort.minimum,
+            minimum=minimum,
             range=self.range,
             assume_in_range=self.assume_in_range,
             publish=self.publish,
@@ -178,6 +198,7 @@ class StudyFile(_Struct, frozen=True, kw_only=True):
             records=self.records,
             legal_basis=self.legal_basis,
             release=Release(self.release.minimum_cell, self.release.round_to),
+            privacy=self.privacy.privacy(minimum) if self.privacy else None,
         )
 
 
@@ -280,7 +301,7 @@ def _problems_alone(study: Study, statistic: Statistic, of_the_rest: Sequence[st
 
     `of_the_rest` is what is wrong without any statistic.
     """
-    alone = msgspec.structs.replace(study, statistics=(statistic,))
+    alone = msgspec.structs.replace(study, statistics=(statistic,), privacy=None)  # noise is shared by all of them
     wrong = [problem for problem in rules.problems(alone) if problem not in of_the_rest]
     if wrong or any(problem.startswith("variable ") and "is asked for but" not in problem for problem in of_the_rest):
         return wrong
@@ -293,6 +314,8 @@ def _problems_alone(study: Study, statistic: Statistic, of_the_rest: Sequence[st
 
 def _statistic_of(study: Study, problem: str) -> Key:
     """Where the last statistic stands that a problem of the arithmetic names: one that does not go with those before it."""
+    if problem.startswith(f"study {study.id}: privacy: "):
+        return ("privacy",)
     named = [
         at
         for at, statistic in enumerate(study.statistics)
@@ -330,5 +353,6 @@ def _place(study: Study, problem: str) -> Key:
         "answer_within": ("deadline",),
         "records": ("records",),
         "release:": ("release",),
+        "privacy:": ("privacy",),
         "publish": ("publish",),
     }.get(first, ("cohort", "members"))

@@ -92,6 +92,7 @@ _BAD: Final = object()
 _REFUSED = "!refused"  # the tag of a node that has its problem already
 _TAG = "tag:yaml.org,2002:"
 _DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9]*(?:_[0-9]+)*)", re.ASCII)
+_POWER = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+", re.ASCII)
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _MAX_DIGITS = 100  # far above 64 bits, far below what makes int() slow
 
@@ -486,6 +487,8 @@ def _advice(node: yaml.Node, kind: mi.Type) -> str:
         return f"; {_QUOTE}"
     if found == "str" and cast(yaml.ScalarNode, node).style in ("'", '"'):
         return "; remove the quotes"
+    if found == "str" and isinstance(kind, mi.FloatType) and _POWER.fullmatch(text):
+        return f" (a power of ten needs a point); write {text.lower().replace('e', '.0e')}"
     if found == "float" and isinstance(kind, mi.IntType) and any(map(str.isdigit, text)):
         return "; write it without point and exponent"
     return f"; write {_wanted(kind)} here"

@@ -12,6 +12,7 @@ from mpc.errors import Answer
 from mpc.identity import Identity
 from mpc.keys import WrappingKey
 from mpc.messages import Kind
+from mpc.receipt import SignedReceipt
 from mpc.result import Result
 from mpc.rounds.admission import Admitted
 from mpc.statistics.component import Values
@@ -37,11 +38,25 @@ class ValuesRead:
     """The patient's source gave the study's variables."""
 
     values: Mapping[str, Values] = field(repr=False)
+    noise: tuple[int, ...] = field(default=(), repr=False)
+    """What `mpc.statistics.draws` asks for, drawn for this round and for no other."""
 
 
 @dataclass(frozen=True, slots=True)
 class ValuesUnavailable:
     """The patient's source could not give them: missing, not an integer, out of bounds."""
+
+
+@dataclass(frozen=True, slots=True)
+class PersonDecided:
+    """A person at the patient has answered what `Asked` asked."""
+
+    approved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """A person at the patient takes no part in this study any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +97,8 @@ Event = (
     | Tick
     | ValuesRead
     | ValuesUnavailable
+    | PersonDecided
+    | Withdrawn
     | OpenRound
     | CancelRound
     | Undeliverable
@@ -131,12 +148,37 @@ class WakeAt:
 
 
 @dataclass(frozen=True, slots=True)
-class Decided:
-    """The patient's decision on an invitation, for its own ledger. `reason` is empty for a consent and never leaves the node."""
+class Request:
+    """What a hospital asks of a patient, for the patient's own ledger."""
 
     study: str
     hospital: Identity
+    digest: bytes
+    """SHA-256 of the encoded study, as a Consent names it."""
+    purpose: str
+    questions: tuple[str, ...]
+    """See `mpc.disclosure.Policy.questions_of`; sorted. Empty for a study that is not well-formed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """No rule refuses the request; a person is to decide by then, by PersonDecided."""
+
+    request: Request
+    until: float
+    """Unix seconds."""
+    deadline: float
+    """Of the round: whoever approved in advance must have done so up to then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """The patient's decision on a request, for its own ledger. `reason` is empty for a consent and never leaves the node."""
+
+    request: Request
     reason: str
+    by_person: bool = False
+    """The request was Asked before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +186,20 @@ class Submitted:
     """The PartialSum exists: from the commit of this transition the round counts for guards and budgets."""
 
     study: str
+    context: bytes
+    members: tuple[Identity, ...]
+    vouched: frozenset[Identity]
+    """Those of them that the policy vouches for."""
+    sources: Mapping[str, float]
+    """By source that went into it: when the source's period ends (Unix seconds)."""
+    rho: int
+    """What it takes from each source's privacy budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreleased:
+    """At the hospital: partial sums were asked for over this roster, and there will be no total of them."""
+
     context: bytes
     members: tuple[Identity, ...]
 
@@ -165,6 +221,23 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
+class Receipted:
+    """The round's receipt, to be kept with its end: at a patient with its own countersignature, at the hospital with none yet."""
+
+    receipt: SignedReceipt = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Countersigned:
+    """A member has countersigned the receipt of a round that ended here."""
+
+    member: Identity
+    place: int
+    """In the roster."""
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """Nothing more happens in this round; its secrets are forgotten. `code` is empty when all went well."""
 
@@ -177,7 +250,22 @@ class Ended:
     """A sentence for the people at this node."""
 
 
-Effect = Send | StopSending | Answered | ReadValues | WakeAt | Decided | Submitted | Progressed | Released | Ended
+Effect = (
+    Send
+    | StopSending
+    | Answered
+    | ReadValues
+    | WakeAt
+    | Asked
+    | Decided
+    | Submitted
+    | Unreleased
+    | Progressed
+    | Released
+    | Receipted
+    | Countersigned
+    | Ended
+)
 
 RELEASED = "released"
 ABORTED = "aborted"

@@ -4,12 +4,13 @@
                      `------------- Abort, deadline, too few, a mismatch -----------------------------> aborted
 
 The hospital sees consents, proofs of readiness and partial sums; it adds each partial sum to one running total as it comes,
-so that its memory grows with the length of a vector and not with the number of members.
+so that its memory grows with the length of a vector and not with the number of members. The round ends with its result;
+members countersign the receipt after that (`mpc.rounds.countersigning`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from types import MappingProxyType
 from typing import ClassVar
@@ -24,6 +25,7 @@ from mpc.messages import (
     NEWEST_VERSION,
     OLDEST_VERSION,
     READY_STATEMENT,
+    RECEIPT_STATEMENT,
     Abort,
     AbortCode,
     Collect,
@@ -35,6 +37,7 @@ from mpc.messages import (
     Receipt,
     SegmentShape,
 )
+from mpc.receipt import RECEIPT_GRACE, SignedReceipt, write_statement
 from mpc.result import COMMITMENT_KEY_BYTES, commitment, make_result
 from mpc.ring import RunningSum
 from mpc.rounds.admission import Admitted
@@ -49,22 +52,23 @@ from mpc.rounds.events import (
     OpenRound,
     PeersRevoked,
     Progressed,
+    Receipted,
     Released,
     Send,
     StopSending,
     Tick,
     Undeliverable,
+    Unreleased,
     WakeAt,
 )
 from mpc.rounds.machine import Machine, Received, Transitions, explain, is_heavy
-from mpc.rounds.patient import RECEIPT_GRACE
-from mpc.rounds.roster import Participant, Question, context_of, read_consent, version_of, write_roster
+from mpc.rounds.roster import Participant, Question, UnreleasedRoster, context_of, read_consent, version_of, write_roster
 from mpc.secret import Entropy
 from mpc.signature import sha256
-from mpc.statement import Signed, read
+from mpc.statement import Signed, read, sign
 from mpc.statistics import decode as decode_totals
 from mpc.statistics import plan
-from mpc.study import PUBLISH_MEMBERS, Study
+from mpc.study import MAX_MEMBERS, PUBLISH_MEMBERS, Study
 from mpc.wire import Struct, encode
 
 
@@ -100,21 +104,25 @@ class HospitalRound(Machine):
         me: Credential,
         study: Study,
         sealed_for: Mapping[Identity, WrappingKey | None] = MappingProxyType({}),
+        unreleased: Sequence[UnreleasedRoster] = (),
     ) -> None:
         """`sealed_for`: patients behind a relay, whose Invitation is sealed with this key; None where none is known yet: the
-        patient is invited when KeyPublished tells one. Raises StudyError when the study cannot be run.
+        patient is invited when KeyPublished tells one. `unreleased`: earlier rosters without a total, see `UnreleasedRoster`.
+        Raises StudyError when the study cannot be run.
         """
         super().__init__(round_id, keyring, entropy, HospitalState.NEW)
         self.credentials = credentials
         self.me = me
         self.study = study
         self.sealed_for = dict(sealed_for)
+        self.unreleased = tuple(unreleased)
         self.segments = plan(study)
         self.question: Question | None = None
         self.participants: dict[Identity, Participant] = {}
         self.declined: set[Identity] = set()
         self.unreachable: set[Identity] = set()
         self.members: tuple[Participant, ...] = ()
+        self._roster_bytes = b""
         self._ready: dict[Identity, Signed] = {}
         self._claims: dict[Identity, frozenset[str]] = {}
         self._totals: tuple[RunningSum, ...] | None = None
@@ -272,9 +280,12 @@ class HospitalRound(Machine):
         if len(self.participants) < self.study.minimum:
             absent = tuple(identity.name for identity in self.invited if identity not in self.participants)
             return self._abort(AbortCode.TOO_FEW, absent)
-        roster = write_roster(self.question, self.keyring.chain, self.participants.values())
+        names = frozenset(identity.uri for identity in self.participants)
+        burnt = [one for roster in self.unreleased for one in roster.explaining(names)]
+        roster = write_roster(self.question, self.keyring.chain, self.participants.values(), tuple(burnt[:MAX_MEMBERS]))
         self.members = tuple(sorted(self.participants.values(), key=lambda member: member.identity.uri))
-        self.context, self.version = context_of(encode(roster)), version_of(self.members)
+        self._roster_bytes = encode(roster)
+        self.context, self.version = context_of(self._roster_bytes), version_of(self.members)
         self.state = HospitalState.SHARING
         ready_by, deadline = self.question.invitation.ready_by, self.question.invitation.deadline
         # Members say by ready_by whom they lack; the hospital waits a little longer, for those words to arrive.
@@ -333,9 +344,9 @@ class HospitalRound(Machine):
         self._transcripts[received.sender] = PartialSum((), partial.sent, partial.received)
         if self.waiting_for:
             return [self._progress()]
-        return self._release()
+        return self._release(now)
 
-    def _release(self) -> list[Effect]:
+    def _release(self, now: float) -> list[Effect]:
         assert self._totals is not None and self.context is not None and self.question is not None
         differing = self._differing_transcripts()
         if differing:
@@ -349,10 +360,13 @@ class HospitalRound(Machine):
         key = self.entropy(COMMITMENT_KEY_BYTES)
         raw = encode(result)
         published = self.study.publish == PUBLISH_MEMBERS
-        receipt = Receipt(self.context, commitment(key, raw), raw if published else b"", key if published else b"")
+        statement = write_statement(self.question, self.version, self.context, commitment(key, raw), now)
+        signed = sign(self.keyring.signing_key, RECEIPT_STATEMENT, statement)
+        receipt = Receipt(signed, raw if published else b"", key if published else b"")
         sends = self._to_all(Kind.RECEIPT, receipt, self.question.invitation.deadline + RECEIPT_GRACE)
+        kept = SignedReceipt(self._roster_bytes, signed, (b"",) * members)
         self._end(HospitalState.RELEASED)
-        return [Released(result, key), *sends, Ended(RELEASED)]
+        return [Released(result, key), *sends, Receipted(kept), Ended(RELEASED)]
 
     def _differing_transcripts(self) -> tuple[str, ...]:
         """Names of the pairs whose sent and received digests differ: a node that was restored, or drew its seeds twice."""
@@ -421,8 +435,18 @@ class HospitalRound(Machine):
         content = Abort(self.context or b"", code, phase, missing)
         until = self.question.invitation.deadline + RECEIPT_GRACE
         sends = [self._seal(Kind.ABORT, content, participant.recipient, until)[0] for participant in self.participants.values()]
+        burnt = [self._no_total()] if self.state is HospitalState.COLLECTING else []
         self._end(HospitalState.ABORTED)
-        return [StopSending(), *sends, Ended(ABORTED, code, phase, missing, explain(code, missing, phase) + self._complaints())]
+        return [
+            StopSending(),
+            *sends,
+            *burnt,
+            Ended(ABORTED, code, phase, missing, explain(code, missing, phase) + self._complaints()),
+        ]
+
+    def _no_total(self) -> Unreleased:
+        assert self.context is not None
+        return Unreleased(self.context, tuple(member.identity for member in self.members))
 
     def _complaints(self) -> str:
         """Whose share did not reach whom, by the words of those who lack it: two that cannot reach each other show here."""

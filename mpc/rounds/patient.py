@@ -1,7 +1,8 @@
 """A round as a patient sees it.
 
     new --Invitation--> consented --Roster--> reading --values--> sharing --all Shares--> ready
-     `--> declined
+     |`--> asked --a person--> consented
+     `--> declined <--'
     ready --Collect--> submitted --Receipt--> finished
     any open state --Abort, deadline, refusal--> aborted
 
@@ -12,6 +13,7 @@ with the PartialSum or when the round ends, whichever is first; the round key wh
 from __future__ import annotations
 
 import hmac
+from dataclasses import replace
 from enum import StrEnum
 from typing import ClassVar
 
@@ -19,16 +21,22 @@ from mpc.credentials import Credentials
 from mpc.disclosure import Ledger, Policy, refuse_invitation, refuse_roster
 from mpc.envelope import Recipient
 from mpc.errors import Answer, DataError, MessageRefused
+from mpc.guards import Cohort, charge, period_end, refuse_contribution, refuse_early
 from mpc.identity import Credential, Identity
 from mpc.keys import Keyring, check_statement
 from mpc.messages import (
+    BURNT_STATEMENT,
     CONSENT_STATEMENT,
+    COUNTERSIGNATURE_STATEMENT,
     NEWEST_VERSION,
     READY_STATEMENT,
+    RECEIPT_STATEMENT,
     Abort,
     AbortCode,
+    Burnt,
     Collect,
     Consent,
+    Countersignature,
     Declined,
     Invitation,
     Kind,
@@ -38,6 +46,7 @@ from mpc.messages import (
     Roster,
     Share,
 )
+from mpc.receipt import COUNTERSIGN_SECONDS, RECEIPT_GRACE, ReceiptStatement, SignedReceipt, is_true
 from mpc.result import Result, commitment
 from mpc.ring import Vector
 from mpc.rounds.admission import Admitted
@@ -46,14 +55,17 @@ from mpc.rounds.events import (
     DECLINED,
     RELEASED,
     Answered,
+    Asked,
     Decided,
     Effect,
     Ended,
     PeersRevoked,
+    PersonDecided,
     Progressed,
     ReadValues,
+    Receipted,
     Released,
-    Send,
+    Request,
     StopSending,
     Submitted,
     Tick,
@@ -61,29 +73,31 @@ from mpc.rounds.events import (
     ValuesRead,
     ValuesUnavailable,
     WakeAt,
+    Withdrawn,
 )
 from mpc.rounds.machine import Machine, Received, Transitions, explain, is_heavy
-from mpc.rounds.roster import Participant, Question, check_ready, context_of, read_roster, revoked_members, version_of
+from mpc.rounds.roster import Participant, Question, burnt_by, check_ready, context_of, read_roster, revoked_members, version_of
 from mpc.secret import Entropy, Secret
 from mpc.sharing import draw_seeds, own_share, partial_sum
 from mpc.signature import sha256
-from mpc.statement import sign
+from mpc.statement import read, sign
 from mpc.statistics import Segment
 from mpc.statistics import encode as encode_values
-from mpc.study import Study
+from mpc.study import PUBLISH_MEMBERS, Study
 from mpc.wire import decode_payload, encode
 
-RECEIPT_GRACE = 60.0
-"""Seconds after the deadline for which a receipt is awaited, and final messages are still sent."""
 NO_RECEIPT = "no-receipt"
 DECLINED_SECONDS = 60.0
 """How long a refusal is offered to a hospital that does not take it."""
+BURNT_SECONDS = 24 * 3600.0
+"""The same for a Burnt, from the deadline on: a hospital that is away needs it when it asks again."""
 
 
 class PatientState(StrEnum):
     """Where the round stands."""
 
     NEW = "new"
+    ASKED = "asked"
     CONSENTED = "consented"
     READING = "reading"
     SHARING = "sharing"
@@ -124,7 +138,9 @@ class PatientRound(Machine):
         self.hospital: Recipient | None = None
         self.consent = b""
         self.members: tuple[Participant, ...] = ()
+        self._roster_bytes = b""
         self._peers: dict[Identity, Participant] = {}
+        self._cohort: Cohort | None = None
         self._values: tuple[Vector, ...] | None = None
         self._sent: dict[Identity, Secret] = {}
         self._received: dict[Identity, Secret] = {}
@@ -159,7 +175,7 @@ class PatientRound(Machine):
     @property
     def phase(self) -> str:
         """The round's phase in the words of an Abort."""
-        if self.state in (PatientState.NEW, PatientState.CONSENTED):
+        if self.state in (PatientState.NEW, PatientState.ASKED, PatientState.CONSENTED):
             return "inviting"
         return "sharing" if self.state in (PatientState.READING, PatientState.SHARING) else "collecting"
 
@@ -229,22 +245,55 @@ class PatientRound(Machine):
         wrapping_key = check_statement(invitation.key_statement, hospital, now)
         study = decode_payload(invitation.study, Study)
         reason = refuse_invitation(self.policy, self.ledger, self.keyring.identity, invitation, study, now)
+        reason = reason or refuse_early(self.policy, self.ledger, study, now)
         self.question = Question(invitation, digest, study, hospital)
         self.hospital = Recipient(hospital.identity, wrapping_key, invitation.round_key)
         self.invitation_digest = digest
-        decided = Decided(study.id, hospital.identity, reason)
         if reason:
-            until = min(float(invitation.answer_by), now + DECLINED_SECONDS)
-            send, _ = self._seal(Kind.DECLINED, Declined(digest), self.hospital, until)
-            self._end(PatientState.DECLINED)
-            return [decided, send, Ended(DECLINED, detail=reason)]
-        self.state = PatientState.CONSENTED
-        return [decided, self._consent(invitation, digest), WakeAt(float(invitation.ready_by))]
+            return [Decided(self.request, reason), *self._decline(reason, now)]
+        if self.policy.asks(study):
+            self.state = PatientState.ASKED
+            until = float(invitation.answer_by)
+            return [Asked(self.request, until, float(invitation.deadline)), WakeAt(until)]
+        return [Decided(self.request, ""), *self._consent()]
 
-    def _consent(self, invitation: Invitation, digest: bytes) -> Send:
+    @property
+    def request(self) -> Request:
+        """What was asked, for the patient's own ledger."""
+        study, hospital = self.study, self._asked.hospital.identity
+        questions = tuple(sorted(self.policy.questions_of(study)))
+        return Request(study.id, hospital, sha256(self._asked.invitation.study), study.purpose, questions)
+
+    def _person_decided(self, event: PersonDecided, now: float) -> list[Effect]:
+        if event.approved:
+            return [Decided(self.request, "", by_person=True), *self._consent()]
+        reason = "a person has declined it"
+        return [Decided(self.request, reason, by_person=True), *self._decline(reason, now)]
+
+    def _decided_before(self, event: PersonDecided, now: float) -> list[Effect]:
+        """Two people have answered, or one too late."""
+        return []
+
+    def _unanswered(self, event: Tick, now: float) -> list[Effect]:
+        until = float(self._asked.invitation.answer_by)
+        if now < until:
+            return [WakeAt(until)]
+        reason = "nobody has decided in time"
+        self._end(PatientState.DECLINED)  # without a word: the hospital waits for answers no longer
+        return [Decided(self.request, reason, by_person=True), Ended(DECLINED, detail=reason)]
+
+    def _decline(self, reason: str, now: float) -> list[Effect]:
+        assert self.hospital is not None
+        until = min(float(self._asked.invitation.answer_by), now + DECLINED_SECONDS)
+        send, _ = self._seal(Kind.DECLINED, Declined(self.invitation_digest), self.hospital, until)
+        self._end(PatientState.DECLINED)
+        return [send, Ended(DECLINED, detail=reason)]
+
+    def _consent(self) -> list[Effect]:
         assert self.round_key is not None and self.hospital is not None
+        invitation = self._asked.invitation
         consent = Consent(
-            invitation=digest,
+            invitation=self.invitation_digest,
             hospital=invitation.hospital,
             nonce=self.entropy(32),
             endpoint=self.endpoint,
@@ -252,11 +301,14 @@ class PatientRound(Machine):
             key_statement=self.keyring.encryption.statement,
             round_key=self.round_key.public,
             expires=invitation.deadline,
+            study=sha256(invitation.study),
+            purpose=self.study.purpose,
         )
         signed = sign(self.keyring.signing_key, CONSENT_STATEMENT, consent)
         self.consent = signed.body
+        self.state = PatientState.CONSENTED
         send, _ = self._seal(Kind.CONSENT, signed, self.hospital, float(invitation.answer_by))
-        return send
+        return [send, WakeAt(float(invitation.ready_by))]
 
     # -- the roster, then the values
 
@@ -275,20 +327,28 @@ class PatientRound(Machine):
             return self._abort(
                 AbortCode.ROSTER, (self.keyring.identity.name,), detail="the roster does not hold this patient's own consent"
             )
-        reason = refuse_roster(
-            self.policy, self.keyring.identity, self._asked.invitation.floor, tuple(m.credential for m in members)
+        credentials = tuple(member.credential for member in members)
+        cohort = Cohort(
+            members=frozenset(one.identity.uri for one in credentials),
+            vouched=frozenset(
+                one.identity.uri for one in credentials if one.identity == self.keyring.identity or self.policy.vouches_for(one)
+            ),
+            burnt=burnt_by(roster, self.credentials, now),
         )
+        reason = refuse_roster(self.policy, self.keyring.identity, self._asked.invitation.floor, credentials)
+        reason = reason or refuse_contribution(self.policy, self.ledger, self.study, cohort, now)
         if reason:
             return self._abort(AbortCode.ROSTER, (self.keyring.identity.name,), detail=f"the roster is refused: {reason}")
-        self.members = members
+        self.members, self._cohort = members, cohort
         self._peers = {member.identity: member for member in members if member.identity != self.keyring.identity}
-        self.context, self.version = context_of(encode(roster)), version_of(members)
+        self._roster_bytes = encode(roster)
+        self.context, self.version = context_of(self._roster_bytes), version_of(members)
         self.state = PatientState.READING
         return [ReadValues(self.study), Progressed(self.phase, self.missing_shares())]
 
     def _share(self, event: ValuesRead, now: float) -> list[Effect]:
         try:
-            self._values = encode_values(self.study, event.values)
+            self._values = encode_values(self.study, event.values, event.noise)
         except DataError as error:
             return self._abort(AbortCode.UNAVAILABLE, (self.keyring.identity.name,), detail=str(error))
         self.state = PatientState.SHARING
@@ -325,12 +385,18 @@ class PatientRound(Machine):
     def _collect(self, received: Received, now: float) -> list[Effect]:
         collect: Collect = received.payload
         assert self.context is not None and self.hospital is not None and self._values is not None
+        assert self._cohort is not None
+        me = self.keyring.identity
         try:
             check_ready(self.members, collect.ready, self.context)
         except MessageRefused as error:
-            return self._abort(
-                AbortCode.COLLECT, (self.keyring.identity.name,), detail=f"a proof of readiness breaks a rule: {error}"
-            )
+            return self._abort(AbortCode.COLLECT, (me.name,), detail=f"a proof of readiness breaks a rule: {error}")
+        if now > self._asked.invitation.deadline:
+            return self._abort(AbortCode.COLLECT, (me.name,), detail="the consent has expired")
+        # Another round may have been committed since the roster was looked at.
+        reason = refuse_contribution(self.policy, self.ledger, self.study, self._cohort, now)
+        if reason:
+            return self._abort(AbortCode.COLLECT, (me.name,), detail=f"the partial sum is not given: {reason}")
         packed = []
         for index, segment in enumerate(self._segments):
             ring = segment.ring
@@ -345,20 +411,43 @@ class PatientRound(Machine):
         send, _ = self._seal(Kind.PARTIAL_SUM, content, self.hospital, deadline)
         self.state = PatientState.SUBMITTED
         self._forget_values()
-        submitted = Submitted(self.study.id, self.context, tuple(member.identity for member in self.members))
+        vouched = frozenset(member.identity for member in self.members if member.identity.uri in self._cohort.vouched)
+        submitted = Submitted(
+            self.study.id,
+            self.context,
+            tuple(member.identity for member in self.members),
+            vouched,
+            {source: period_end(self.policy, self.ledger, source, now) for source in self.policy.sources_of(self.study)},
+            charge(self.policy, self.study, len(vouched)),
+        )
         return [submitted, send, WakeAt(deadline + RECEIPT_GRACE)]
 
     def _receipt(self, received: Received, now: float) -> list[Effect]:
         receipt: Receipt = received.payload
-        if receipt.context != self.context:
+        assert self.context is not None
+        statement = read(receipt.statement, RECEIPT_STATEMENT, ReceiptStatement, self._asked.hospital.public_key)
+        if statement is None or not is_true(statement, self._asked, self.version, self.context):
+            raise MessageRefused(Answer.REFUSED, "receipt")
+        if bool(receipt.result) != (self.study.publish == PUBLISH_MEMBERS):
             raise MessageRefused(Answer.REFUSED, "receipt")
         effects: list[Effect] = []
         if receipt.result:
-            if not hmac.compare_digest(commitment(receipt.key, receipt.result), receipt.commitment):
+            if not hmac.compare_digest(commitment(receipt.key, receipt.result), statement.commitment):
                 raise MessageRefused(Answer.REFUSED, "receipt")
             effects.append(Released(decode_payload(receipt.result, Result), receipt.key))
+        effects += self._countersign(receipt)
         self._end(PatientState.FINISHED)
         return [*effects, Ended(RELEASED)]
+
+    def _countersign(self, receipt: Receipt) -> list[Effect]:
+        """This patient has the receipt, and says so to the hospital, which has forgotten its round key by now."""
+        assert self.hospital is not None
+        mine = SignedReceipt(self._roster_bytes, receipt.statement, (b"",) * len(self.members))
+        signed = sign(self.keyring.signing_key, COUNTERSIGNATURE_STATEMENT, Countersignature(mine.digest))
+        place = next(place for place, member in enumerate(self.members) if member.identity == self.keyring.identity)
+        until = self._asked.invitation.deadline + COUNTERSIGN_SECONDS
+        send, _ = self._seal(Kind.COUNTERSIGNATURE, signed, replace(self.hospital, round_key=b""), until)
+        return [send, Receipted(mine.countersigned(place, signed.signature))]
 
     # -- the ends
 
@@ -366,9 +455,27 @@ class PatientRound(Machine):
         abort: Abort = received.payload
         if self.context is not None and abort.context not in (b"", self.context):
             raise MessageRefused(Answer.REFUSED, "context")
-        phase = self.phase
+        phase, burnt = self.phase, self._burn()
         self._end(PatientState.ABORTED)
-        return [StopSending(), Ended(ABORTED, abort.code, phase, abort.missing, explain(abort.code, abort.missing, phase))]
+        ended = Ended(ABORTED, abort.code, phase, abort.missing, explain(abort.code, abort.missing, phase))
+        return [StopSending(), *burnt, ended]
+
+    def _burn(self) -> list[Effect]:
+        """What lets others go on without this patient, who will make no PartialSum. Before its Ready nobody can have made one."""
+        if self.state is not PatientState.READY:
+            return []
+        assert self.hospital is not None and self.context is not None
+        burnt = sign(self.keyring.signing_key, BURNT_STATEMENT, Burnt(self.context))
+        until = self._asked.invitation.deadline + BURNT_SECONDS
+        return [self._seal(Kind.BURNT, burnt, replace(self.hospital, round_key=b""), until)[0]]
+
+    def _withdraw(self, event: Withdrawn, now: float) -> list[Effect]:
+        reason = "a person has withdrawn from the study"
+        if self.state is PatientState.SUBMITTED:
+            return []  # given is given
+        if self.state is PatientState.ASKED:
+            return [Decided(self.request, reason, by_person=True), *self._decline(reason, now)]
+        return self._abort(AbortCode.UNAVAILABLE, (self.keyring.identity.name,), detail=reason)
 
     def _late(self, event: Tick, now: float) -> list[Effect]:
         invitation = self._asked.invitation
@@ -396,18 +503,21 @@ class PatientRound(Machine):
             return []  # nothing is left to keep back; whether there is a result is the hospital's to say
         if self._asked.hospital.identity in event.nodes:
             return self._give_up(AbortCode.REVOKED)
+        if self.state is PatientState.ASKED:
+            return []  # nobody but the hospital takes part yet
         return self._abort(AbortCode.REVOKED, tuple(node.name for node in event.nodes))
 
     def _give_up(self, code: str) -> list[Effect]:
         """Ends the round where the hospital cannot or need not be told."""
         phase, hospital = self.phase, self._asked.hospital.identity.name
+        burnt = [] if code == AbortCode.REVOKED else self._burn()
         self._end(PatientState.ABORTED)
         detail = (
             "the partial sum was given but no receipt came; the round counts as one that was answered"
             if code == NO_RECEIPT
             else explain(code, (hospital,), phase)
         )
-        return [StopSending(), Ended(ABORTED, code, phase, (hospital,), detail)]
+        return [StopSending(), *burnt, Ended(ABORTED, code, phase, (hospital,), detail)]
 
     def _abort(self, code: AbortCode, missing: tuple[str, ...], detail: str = "") -> list[Effect]:
         """Burns the round and tells the hospital the code and the names, never the detail."""
@@ -415,8 +525,9 @@ class PatientRound(Machine):
         phase = self.phase
         content = Abort(self.context or b"", code, phase, missing)
         send, _ = self._seal(Kind.ABORT, content, self.hospital, self._asked.invitation.deadline + RECEIPT_GRACE)
+        burnt = self._burn()
         self._end(PatientState.ABORTED)
-        return [StopSending(), send, Ended(ABORTED, code, phase, missing, detail or explain(code, missing, phase))]
+        return [StopSending(), send, *burnt, Ended(ABORTED, code, phase, missing, detail or explain(code, missing, phase))]
 
     def _forget_values(self) -> None:
         self._values = None
@@ -444,5 +555,9 @@ class PatientRound(Machine):
         **dict.fromkeys([(state, Kind.ABORT) for state in _OPEN], _aborted),
         **dict.fromkeys([(state, Tick) for state in _OPEN], _late),
         **dict.fromkeys([(state, Undeliverable) for state in _OPEN], _undeliverable),
+        **dict.fromkeys([(state, PersonDecided) for state in _OPEN], _decided_before),
+        **dict.fromkeys([(state, Withdrawn) for state in _OPEN], _withdraw),
+        (PatientState.ASKED, PersonDecided): _person_decided,
+        (PatientState.ASKED, Tick): _unanswered,
         **dict.fromkeys([(state, PeersRevoked) for state in _OPEN], _revoked),
     }

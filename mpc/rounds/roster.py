@@ -6,7 +6,7 @@ honest member refuses.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
 from mpc.credentials import Credentials
@@ -14,7 +14,18 @@ from mpc.envelope import Recipient
 from mpc.errors import Answer, IdentityError, MessageRefused, RevokedError
 from mpc.identity import Credential, Identity, Role
 from mpc.keys import RoundKey, WrappingKey, check_statement
-from mpc.messages import CONSENT_STATEMENT, READY_STATEMENT, Consent, Invitation, Member, Ready, Roster
+from mpc.messages import (
+    BURNT_STATEMENT,
+    CONSENT_STATEMENT,
+    READY_STATEMENT,
+    Burnt,
+    BurntRound,
+    Consent,
+    Invitation,
+    Member,
+    Ready,
+    Roster,
+)
 from mpc.signature import sha256
 from mpc.statement import Signed, read
 from mpc.study import Study
@@ -84,6 +95,8 @@ def read_consent(
         raise _refuse("consent-invitation")
     if consent.hospital != question.hospital.identity.uri:
         raise _refuse("consent-hospital")
+    if (consent.study, consent.purpose) != (sha256(question.invitation.study), question.study.purpose):
+        raise _refuse("consent-study")
     if not question.invitation.version_min <= consent.version <= question.invitation.version_max:
         raise _refuse("consent-version")
     if consent.expires < question.invitation.deadline or consent.expires < now:
@@ -106,10 +119,15 @@ def revoked_members(roster: Roster, credentials: Credentials, now: float) -> tup
     return tuple(found)
 
 
-def write_roster(question: Question, hospital_chain: tuple[bytes, ...], members: Iterable[Participant]) -> Roster:
+def write_roster(
+    question: Question,
+    hospital_chain: tuple[bytes, ...],
+    members: Iterable[Participant],
+    burnt: tuple[BurntRound, ...] = (),
+) -> Roster:
     """The roster over `members`, in the one order."""
     ordered = sorted(members, key=lambda member: member.identity.uri)
-    return Roster(question.digest, hospital_chain, tuple(member.member for member in ordered))
+    return Roster(question.digest, hospital_chain, tuple(member.member for member in ordered), burnt)
 
 
 def read_roster(
@@ -136,6 +154,45 @@ def read_roster(
         if len(distinct) != len(members):
             raise _refuse("roster-keys")
     return members
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class UnreleasedRoster:
+    """At the hospital: a roster whose members were asked for their partial sums, and of which there is no total."""
+
+    members: tuple[str, ...]
+    """Identity URIs."""
+    burnt: tuple[tuple[str, BurntRound], ...]
+    """(URI, Burnt) of those that made none, as far as they have said so."""
+
+    def explaining(self, members: Set[str]) -> list[BurntRound]:
+        """What lets those who are bound to this roster take the smaller one of `members`; empty when nothing does."""
+        gone = frozenset(self.members) - members
+        burnt = [burnt for who, burnt in self.burnt if who in gone]
+        return burnt if members < frozenset(self.members) and len(burnt) == len(gone) else []
+
+
+def read_burnt(burnt: BurntRound, credentials: Credentials, now: float) -> tuple[Identity, bytes] | None:
+    """(who, context) of a member's Burnt; None for one that does not hold, or no longer."""
+    try:
+        credential = credentials.learn(burnt.chain, now)
+        content = read(burnt.statement, BURNT_STATEMENT, Burnt, credential.public_key)
+    except (IdentityError, MessageRefused):
+        return None
+    if content is None or credential.identity.role is not Role.PATIENT:
+        return None
+    return credential.identity, content.context
+
+
+def burnt_by(roster: Roster, credentials: Credentials, now: float) -> dict[bytes, frozenset[str]]:
+    """By context: the URIs of those whose Burnt the roster carries. What does not hold proves nothing, and counts for nothing."""
+    found: dict[bytes, frozenset[str]] = {}
+    for burnt in roster.burnt:
+        held = read_burnt(burnt, credentials, now)
+        if held is not None:
+            who, context = held
+            found[context] = found.get(context, frozenset()) | {who.uri}
+    return found
 
 
 def context_of(roster: bytes) -> bytes:

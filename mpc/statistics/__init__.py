@@ -1,8 +1,9 @@
 """The statistics that a study may ask for: local records become vectors of ring elements, totals become figures.
 
     plan(study)                          the segments of a round
-    encode(study, values)                one member's records as a vector a segment
-    decode(study, totals, members)       exact totals, an array a statistic: what a Result carries
+    draws(study)                         the noise that one member draws, if the study asks for any
+    encode(study, values, noise)         one member's records, and its noise, as a vector a segment
+    decode(study, totals, members)       totals, an array a statistic: what a Result carries
     interpret(study, totals, members)    the figures that people read
 
 Between encode and decode is addition, which is all that the protocol can do. A family is one file beside this one and one line
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mpc.errors import DataError
 from mpc.ring import Vector
 from mpc.statistics import columns, grouped
 from mpc.statistics.component import Values
@@ -21,7 +23,7 @@ from mpc.statistics.figures import Figures
 from mpc.statistics.layout import Layout, Segment, add_up, make_layout, take_apart, unwrite, write
 from mpc.study import Study, check_study
 
-__all__ = ["FAMILIES", "Layout", "Segment", "decode", "encode", "interpret", "make_layout", "plan"]
+__all__ = ["FAMILIES", "Layout", "Segment", "decode", "draws", "encode", "interpret", "make_layout", "plan"]
 
 
 def plan(study: Study) -> tuple[Segment, ...]:
@@ -33,17 +35,29 @@ def plan(study: Study) -> tuple[Segment, ...]:
     return make_layout(study).segments
 
 
-def encode(study: Study, values: Mapping[str, Values]) -> tuple[Vector, ...]:
-    """Local values (see `columns.read`) as one vector a segment, reduced in the ring that `plan` gives it.
+def draws(study: Study) -> tuple[tuple[int, int], ...]:
+    """What one member draws for a round: (standard deviation of a discrete Gaussian, how many), in the order of `encode`."""
+    return make_layout(study).draws
+
+
+def encode(study: Study, values: Mapping[str, Values], noise: Sequence[int] = ()) -> tuple[Vector, ...]:
+    """Local values (see `columns.read`) as one vector a segment, reduced in the ring that `plan` gives it, with the noise that
+    `draws` asked for.
 
     Raises DataError for values that the study cannot take.
     """
     layout, records = make_layout(study), columns.read(study, values)
-    return write(layout, [add_up(part, records) for part in layout.parts])
+    try:
+        return write(layout, [add_up(part, records) for part in layout.parts], noise)
+    except ValueError as error:
+        raise DataError(f"study {study.id}: {error}; the value is not shared without its noise") from error
 
 
 def decode(study: Study, totals: Sequence[Vector], members: int) -> tuple[Values, ...]:
-    """Exact totals, an array a statistic. Raises ValueError when one lies outside what `members` members' bounds allow."""
+    """The totals, an array a statistic: exact, or with the noise of all members and rounded.
+
+    Raises ValueError when one lies outside what `members` members' bounds, and the tail of their noise, allow.
+    """
     return unwrite(make_layout(study), totals, members)
 
 

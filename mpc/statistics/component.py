@@ -7,16 +7,19 @@ and rings are the business of `mpc.statistics.layout`, the same for all families
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from mpc.statistics.cells import Cells, Runs
-from mpc.statistics.figures import Comparison, Figures
+from mpc.statistics.figures import CONTRADICTION, DROWNED, NO_RECORD, Comparison, Figures
 from mpc.study import CATEGORY, Statistic, Variable
 
 Values = npt.NDArray[np.int64]
@@ -35,6 +38,27 @@ class Block:
     length: int = 1
     label: str = ""
     """For people, where it is not the statistic's own name: "products of two variables"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far one record can move totals of one kind; what noise hides. Distances are Euclidean, over all of its elements.
+
+    Elements have weights, which their noise is proportional to: an element's own distances are counted in its weight.
+    """
+
+    weights: tuple[tuple[int, int], ...]
+    """(weight, elements in a row that have it); positive."""
+    apart: Fraction
+    """The most squared distance between what two records add."""
+    alone: Fraction
+    """The most squared distance of what a record adds from nothing."""
+    label: str = ""
+
+    @classmethod
+    def one_of(cls, cells: int, label: str) -> Reach:
+        """A record adds 1 to one of so many cells."""
+        return cls(((1, cells),), Fraction(2 if cells > 1 else 0), Fraction(1), label)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +85,18 @@ class Asked:
         return any(variable.omits for variable in (*self.variables, *([self.by] if self.by else [])))
 
 
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """The standard deviations of the noise in totals."""
+
+    n: float
+    left_out: float
+    totals: npt.NDArray[np.float64]
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Sums:
-    """What a family decodes: exact totals over the records of all members (of one group)."""
+    """What a family decodes: totals over the records of all members (of one group), exact unless there is noise."""
 
     n: int
     left_out: int
@@ -72,6 +105,25 @@ class Sums:
     """The elements of the family's blocks, one after the other."""
     members: int
     """Who took part."""
+    noise: Noise | None = None
+
+    @property
+    def contradiction(self) -> str:
+        """Why no records give these totals."""
+        return CONTRADICTION if self.noise is None else DROWNED
+
+    def merged(self, totals: Values, runs: Runs, places: int) -> Sums:
+        """With these totals, each of which adds up a run of what were `places` along one axis; noise as in the longest run."""
+        if self.noise is None:
+            return replace(self, totals=totals)
+        longest = max(end - start for start, end in pairwise((*runs, places)))
+        wider = np.full(totals.size, self.noise.totals.max() * math.sqrt(longest))
+        return replace(self, totals=totals, noise=replace(self.noise, totals=wider))
+
+    @property
+    def empty(self) -> str:
+        """Why there is nothing to compute over n = 0."""
+        return NO_RECORD if self.noise is None else DROWNED
 
 
 class Family(ABC):
@@ -94,6 +146,10 @@ class Family(ABC):
     """Whether its figures tell sums of values that are numbers."""
     counted: ClassVar[bool] = False
     """Whether n is added up even where it is known to be the number of members."""
+    tallies: ClassVar[bool] = False
+    """Whether each record adds 1 to one of its elements and 0 to the others."""
+    hides: ClassVar[bool] = True
+    """Whether noise can hide a record in it."""
 
     @abstractmethod
     def problems(self, asked: Asked) -> Iterator[str]:
@@ -114,6 +170,18 @@ class Family(ABC):
     @abstractmethod
     def figures(self, asked: Asked, sums: Sums) -> Figures:
         """The result. Never NaN, never an exception: what cannot be computed is a Quantity with a reason."""
+
+    def reaches(self, asked: Asked) -> Sequence[Reach]:
+        """How far a record can move each kind of totals, in the order of the blocks; by default a kind is a block."""
+        return [
+            Reach(
+                ((1, block.length),),
+                Fraction(block.length * (block.high - block.low) ** 2),
+                Fraction(block.length * max(block.low**2, block.high**2)),
+                block.label,
+            )
+            for block in self.blocks(asked)
+        ]
 
     def cells(self, asked: Asked, sums: Sums) -> Iterable[Cells]:
         """The counts of records that the figures tell or that follow from them, besides n."""

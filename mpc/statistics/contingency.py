@@ -10,9 +10,21 @@ import numpy as np
 import numpy.typing as npt
 
 from mpc.statistics.cells import Axis, Cells, Runs, merge, together
-from mpc.statistics.component import Asked, Block, Family, Sums, Values, must_be_categories
+from mpc.statistics.component import Asked, Block, Family, Reach, Sums, Values, must_be_categories
 from mpc.statistics.distributions import chi_squared_tail
-from mpc.statistics.figures import CONTRADICTION, Cell, Figures, Quantity, Table, absent, name_of, quantities_table, quantity
+from mpc.statistics.figures import (
+    CONTRADICTION,
+    NO_TEST,
+    Cell,
+    Figures,
+    Quantity,
+    Table,
+    absent,
+    name_of,
+    quantities_table,
+    quantity,
+    spreads,
+)
 
 FEW = 5
 """Expected in a cell, below which the chi-squared distribution is a rough approximation (Cochran 1954)."""
@@ -54,6 +66,7 @@ class Contingency(Family):
     reveals = "the count in each cell of the table"
     others = "the category of the columns"
     least_others = most_others = 1
+    tallies = True
 
     def problems(self, asked: Asked) -> Iterator[str]:
         """Only categories can be crossed."""
@@ -70,6 +83,11 @@ class Contingency(Family):
         places = columns[0] * width + columns[1]
         return np.bincount(places, minlength=height * width).astype(np.int64, copy=False)
 
+    def reaches(self, asked: Asked) -> Sequence[Reach]:
+        """One cell."""
+        (block,) = self.blocks(asked)
+        return (Reach.one_of(block.length, block.label),)
+
     def cells(self, asked: Asked, sums: Sums) -> Iterable[Cells]:
         """The table."""
         axes = tuple(Axis(variable.name) for variable in asked.variables)
@@ -83,7 +101,8 @@ class Contingency(Family):
             if variable.name in runs:
                 variables[axis] = together(variable, runs[variable.name])
                 table = merge(table, axis, runs[variable.name])
-        return replace(asked, variables=tuple(variables)), replace(sums, totals=table.reshape(-1))
+                sums = sums.merged(table.reshape(-1), runs[variable.name], len(variable.categories))
+        return replace(asked, variables=tuple(variables)), sums
 
     def figures(self, asked: Asked, sums: Sums) -> ContingencyFigures:
         """The table and its tests."""
@@ -91,7 +110,10 @@ class Contingency(Family):
         table = sums.totals.reshape(len(rows.categories), len(columns.categories))
         kept = table[table.any(axis=1)][:, table.any(axis=0)]
         notes = ["rows or columns without a record are left out of the tests"] if kept.shape != table.shape and kept.size else []
-        if int(table.sum()) != sums.n:
+        if sums.noise is not None:
+            chi_squared = p = least = fisher = absent(NO_TEST)
+            freedom, notes = 0, []
+        elif int(table.sum()) != sums.n:
             chi_squared = p = least = fisher = absent(CONTRADICTION)
             freedom = 0
         elif min(kept.shape) < 2:
@@ -118,6 +140,7 @@ class Contingency(Family):
             p=p,
             least_expected=least,
             fisher_p=fisher,
+            noise=spreads(("count", sums.noise.totals.max(), "")) if sums.noise else (),
         )
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from mpc.statistics import moments
-from mpc.statistics.component import Asked, Sums, must_be_numbers
-from mpc.statistics.figures import CONTRADICTION, Cell, Figures, Quantity, Table, absent, name_of, quantity, times
+from mpc.statistics.component import Asked, Noise, Sums, must_be_numbers
+from mpc.statistics.figures import Cell, Figures, Quantity, Spread, Table, absent, name_of, quantity, spreads, times
 from mpc.statistics.mean import ONE_RECORD
 
+Numbers = npt.NDArray[np.float64]
 Matrix = tuple[tuple[Quantity, ...], ...]
 
 
@@ -60,12 +64,14 @@ class Covariance(moments.OfMoments):
         """Both matrices."""
         of = moments.terms(asked.variables)
         moment = moments.Moments.of(of, sums.n, sums.totals)
+        noise: tuple[Spread, ...] = ()
         if moment.contradictory:
-            covariance, correlation = _absent(of, CONTRADICTION)
+            covariance, correlation = _absent(of, sums.contradiction)
         elif sums.n > 1:
             covariance, correlation = _matrices(of, moment)
+            noise = _noise(of, moment, sums.noise) if sums.noise is not None else ()
         else:
-            covariance, correlation = _absent(of, ONE_RECORD if sums.n else "there is no record")
+            covariance, correlation = _absent(of, ONE_RECORD if sums.n else sums.empty)
         return CovarianceFigures(
             id=name_of(asked.statistic),
             variable=of[0].name,
@@ -74,6 +80,7 @@ class Covariance(moments.OfMoments):
             variables=tuple(term.name for term in of),
             covariance=covariance,
             correlation=correlation,
+            noise=noise,
         )
 
 
@@ -107,3 +114,34 @@ def _matrices(of: Sequence[moments.Term], moment: moments.Moments) -> tuple[Matr
         tuple(tuple(covariance(i, j) for j in rows) for i in rows),
         tuple(tuple(correlation(i, j) for j in rows) for i in rows),
     )
+
+
+def _noise(of: Sequence[moments.Term], moment: moments.Moments, noise: Noise) -> tuple[Spread, ...]:
+    """To first order in the noise of n, of the sums of u = x - shift, and of their products."""
+    n, size = moment.n, len(of)
+    deviations = np.array([noise.n, *noise.totals])
+    means = [moment.sums[i] / n - term.shift for i, term in enumerate(of)]
+    exact = [[float(moment.centred(i, j)) / (n - 1) for j in range(size)] for i in range(size)]
+    product: dict[tuple[int, int], int] = {}
+    for i in range(size):
+        for j in range(i, size):
+            product[i, j] = 1 + size + len(product)
+
+    def gradient(i: int, j: int) -> Numbers:
+        slopes = np.zeros(deviations.size)
+        slopes[0] = means[i] * means[j] - exact[i][j]
+        slopes[1 + i] -= means[j]
+        slopes[1 + j] -= means[i]
+        slopes[product[i, j]] = 1.0
+        return slopes / (n - 1)
+
+    found = []
+    for i, j in product:
+        pair, slopes = f"{of[i].name}, {of[j].name}", gradient(i, j)
+        deviation = float(np.linalg.norm(slopes * deviations)) / (of[i].scale * of[j].scale)
+        found.append((f"covariance of {pair}", deviation, times(of[i].unit, of[j].unit)))
+        if i != j and exact[i][i] and exact[j][j]:
+            halves = gradient(i, i) / exact[i][i] / 2 + gradient(j, j) / exact[j][j] / 2
+            turned = (slopes - exact[i][j] * halves) / math.sqrt(exact[i][i] * exact[j][j])
+            found.append((f"correlation of {pair}", float(np.linalg.norm(turned * deviations)), ""))
+    return spreads(*found)

@@ -1,6 +1,7 @@
 """The smallest and the largest value, as far as the bins tell: the first and the last bin that are not empty.
 
 A sum cannot take a minimum, so the hospital sees the count in every bin. Wide bins say less, of the extremes and of the rest.
+With noise an end that only few records reach is as good as unknown: to hide one record is what noise is for.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from fractions import Fraction
 from mpc.statistics.component import Asked, Sums
 from mpc.statistics.figures import Figures, Quantity, name_of
 from mpc.statistics.grid import Binned, Grid
-from mpc.statistics.quantiles import quantile
+from mpc.statistics.quantiles import noise_of, quantile
 
 
 class ExtremesFigures(Figures, frozen=True, kw_only=True, tag="extremes"):
@@ -35,4 +36,5 @@ class Extremes(Binned):
             left_out=sums.left_out,
             minimum=quantile(cells, sums.totals, sums.n, Fraction(0)),
             maximum=quantile(cells, sums.totals, sums.n, Fraction(1)),
+            noise=noise_of(cells, sums, ()),
         )

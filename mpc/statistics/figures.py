@@ -12,8 +12,14 @@ import msgspec
 
 from mpc.study import Statistic, Variable
 
+NO_RECORD = "there is no record"
 CONTRADICTION = "the totals contradict each other: no records give them, so a member has not added up its own"
 """A sum cannot be checked member by member; what follows from one that no records can have is not made up."""
+
+DROWNED = "the noise is larger than what it hides; ask over more records, or with a larger epsilon"
+"""The same, of totals with noise: then it need not be anybody's fault."""
+
+NO_TEST = "the test does not hold for counts with noise"
 
 Cell = str | int | float | None
 
@@ -59,6 +65,15 @@ class Table(_Struct, frozen=True, kw_only=True):
     rows: tuple[tuple[Cell, ...], ...]
 
 
+class Spread(_Struct, frozen=True, kw_only=True):
+    """What the study's noise adds to a figure; of a computed one to first order."""
+
+    figure: str
+    standard_deviation: float
+    """Finite. Of several alike, the largest."""
+    unit: str = ""
+
+
 class Figures(_Struct, frozen=True, kw_only=True, tag_field="kind"):
     """What one statistic says. Subclasses add their numbers."""
 
@@ -71,6 +86,8 @@ class Figures(_Struct, frozen=True, kw_only=True, tag_field="kind"):
     """Records that a missing value kept out; in the groups of `by`, of all groups together."""
     notes: tuple[str, ...] = ()
     """What a reader must know: a test that is rough, a group that is empty."""
+    noise: tuple[Spread, ...] = ()
+    """Of a study with noise."""
 
     @property
     def name(self) -> str:
@@ -80,6 +97,24 @@ class Figures(_Struct, frozen=True, kw_only=True, tag_field="kind"):
     def tables(self) -> tuple[Table, ...]:
         """All numbers; without more to say, one row a Quantity."""
         return (quantities_table(self.name, self),)
+
+
+def tables_of(figures: Figures) -> tuple[Table, ...]:
+    """All numbers, and last what noise adds to them, where there is any."""
+    tables = figures.tables()
+    if not figures.noise:
+        return tables
+    rows = tuple((one.figure, one.standard_deviation, one.unit) for one in figures.noise)
+    return (*tables, Table(name=f"{figures.name}-noise", columns=("figure", "standard_deviation", "unit"), rows=rows))
+
+
+def spreads(*found: tuple[str, float, str]) -> tuple[Spread, ...]:
+    """Those of (figure, standard deviation, unit) that say something."""
+    return tuple(
+        Spread(figure=figure, standard_deviation=float(deviation), unit=unit)
+        for figure, deviation, unit in found
+        if deviation and math.isfinite(deviation)
+    )
 
 
 QUANTITY_COLUMNS = ("quantity", "value", "unit", "error", "reason")

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpc.statistics.cells import Axis, Cells, Runs, merge
-from mpc.statistics.component import Asked, Block, Family, Sums, Values
+from mpc.statistics.component import Asked, Block, Family, Reach, Sums, Values
 from mpc.study import CATEGORY, Variable
 
 MAX_CELLS = 1_000_000
@@ -130,6 +130,7 @@ class Binned(Family):
     """A family whose elements are the counts of a grid over its first variable."""
 
     reveals = "the count in each bin"
+    tallies = True
     takes = frozenset({"bins", "edges"})
 
     def problems(self, asked: Asked) -> Iterator[str]:
@@ -144,6 +145,11 @@ class Binned(Family):
         """The counts."""
         return Grid.of(asked).counts(columns[0])
 
+    def reaches(self, asked: Asked) -> Sequence[Reach]:
+        """One cell."""
+        (block,) = self.blocks(asked)
+        return (Reach.one_of(block.length, block.label),)
+
     def cells(self, asked: Asked, sums: Sums) -> Iterable[Cells]:
         """The counts."""
         return (Cells((Axis(asked.variables[0].name),), sums.totals),)
@@ -156,4 +162,4 @@ class Binned(Family):
         grid = Grid.of(asked)
         statistic = msgspec.structs.replace(asked.statistic, bins=0, edges=grid.merged_edges(mine))
         totals = merge(sums.totals.reshape(-1, grid.cells), 1, mine)
-        return replace(asked, statistic=statistic), replace(sums, totals=totals.reshape(-1))
+        return replace(asked, statistic=statistic), sums.merged(totals.reshape(-1), mine, grid.cells)

@@ -11,7 +11,7 @@ from mpc.statistics.contingency import ContingencyFigures
 from mpc.statistics.count import CountFigures
 from mpc.statistics.covariance import CovarianceFigures
 from mpc.statistics.extremes import ExtremesFigures
-from mpc.statistics.figures import Comparison, Figures, Table, name_of
+from mpc.statistics.figures import Comparison, Figures, Table, name_of, spreads, tables_of
 from mpc.statistics.histogram import HistogramFigures
 from mpc.statistics.kaplan_meier import KaplanMeierFigures
 from mpc.statistics.linear_regression import LinearRegressionFigures
@@ -57,7 +57,7 @@ class GroupedFigures(Figures, frozen=True, kw_only=True, tag="grouped"):
     def tables(self) -> tuple[Table, ...]:
         """Those of the groups, one under the other, with the category in front."""
         tables: list[Table] = []
-        for alike in zip(*(group.figures.tables() for group in self.groups), strict=True):
+        for alike in zip(*(tables_of(group.figures) for group in self.groups), strict=True):
             rows = [(group.category, *row) for group, table in zip(self.groups, alike, strict=True) for row in table.rows]
             tables.append(Table(name=alike[0].name, columns=(self.by, *alike[0].columns), rows=tuple(rows)))
         if self.comparison is not None:
@@ -69,19 +69,35 @@ AnyFigures = Ungrouped | GroupedFigures
 """What JSON is read as: `msgspec.json.decode(raw, type=AnyFigures)`."""
 
 
+NOISED = "totals have noise of the members: with another record in the place of one they could be the same"
+NEAREST = "counts are the nearest to those with noise that are not below 0 and add up to n"
+
+
 def figures(family: Family, asked: Asked, groups: Sequence[Sums]) -> Figures:
-    """The figures of a statistic from the totals of its groups."""
+    """The figures of a statistic from the totals of its groups. What has noise says so, and how much."""
     if asked.by is None:
-        return family.figures(asked, groups[0])
-    return GroupedFigures(
-        id=name_of(asked.statistic),
-        variable=asked.variables[0].name,
-        n=sum(group.n for group in groups),
-        left_out=groups[0].left_out,
-        by=asked.by.name,
-        groups=tuple(
-            Group(category=category, figures=family.figures(asked, sums))  # type: ignore[arg-type]
-            for category, sums in zip(asked.by.categories, groups, strict=True)
-        ),
-        comparison=family.compare(asked, groups),
-    )
+        figures = _with_noise(groups[0], family.figures(asked, groups[0]))
+    else:
+        figures = GroupedFigures(
+            id=name_of(asked.statistic),
+            variable=asked.variables[0].name,
+            n=sum(group.n for group in groups),
+            left_out=groups[0].left_out,
+            by=asked.by.name,
+            groups=tuple(
+                Group(category=category, figures=_with_noise(sums, family.figures(asked, sums)))  # type: ignore[arg-type]
+                for category, sums in zip(asked.by.categories, groups, strict=True)
+            ),
+            comparison=family.compare(asked, groups),
+        )
+    if groups[0].noise is None:
+        return figures
+    return msgspec.structs.replace(figures, notes=(*figures.notes, NOISED, *([NEAREST] if family.tallies else [])))
+
+
+def _with_noise(sums: Sums, figures: Figures) -> Figures:
+    """That of n and of the records left out here, the rest by its family."""
+    if sums.noise is None:
+        return figures
+    mine = spreads(("n", sums.noise.n, ""), ("left_out", sums.noise.left_out, ""))
+    return msgspec.structs.replace(figures, noise=(*mine, *figures.noise))

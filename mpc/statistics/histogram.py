@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from mpc.statistics.component import Asked, Sums
-from mpc.statistics.figures import CONTRADICTION, Figures, Table, half_step, name_of
+from mpc.statistics.figures import CONTRADICTION, Figures, Table, half_step, name_of, spreads
 from mpc.statistics.grid import Binned, Grid
 
 
@@ -55,4 +55,5 @@ class Histogram(Binned):
             above=above,
             unit=variable.unit,
             error=float(half_step(variable)),
+            noise=spreads(("count", sums.noise.totals.max(), "")) if sums.noise else (),
         )

@@ -17,10 +17,23 @@ import numpy.typing as npt
 from mpc.statistics.cells import Axis, Cells
 from mpc.statistics.component import Asked, Block, Sums, Values, must_be_yes_or_no
 from mpc.statistics.distributions import chi_squared_tail, normal_quantile
-from mpc.statistics.figures import CONTRADICTION, Comparison, Figures, Quantity, Table, absent, half_step, name_of, quantity
+from mpc.statistics.figures import (
+    CONTRADICTION,
+    NO_TEST,
+    Comparison,
+    Figures,
+    Quantity,
+    Table,
+    absent,
+    half_step,
+    name_of,
+    quantity,
+    spreads,
+)
 from mpc.statistics.grid import Binned, Grid
 from mpc.study import MILLION
 
+LOG_RANK = "log-rank"
 NO_EVENT = "there is no event"
 
 
@@ -36,7 +49,7 @@ class Survival(msgspec.Struct, frozen=True, kw_only=True):
     least: float
     """What the curve would be if in every cell the censorings came before the events."""
     standard_error: float | None
-    """Greenwood's; None where the curve is at 0."""
+    """Greenwood's, with the study's noise in it; None where the curve is at 0."""
     low: float | None
     """Of the confidence interval for log(-log S); None where the curve is at 1 or 0."""
     high: float | None
@@ -106,9 +119,10 @@ class KaplanMeier(Binned):
         events, censored = sums.totals[: cells.cells], sums.totals[cells.cells :]
         # Within a cell of one exact time there is no order to be unsure of.
         vague = time.rounded or cells.cells < time.maximum - time.minimum + 1
-        total, reason = int(events.sum()), NO_EVENT if sums.n else "there is no record"
+        total, reason = int(events.sum()), NO_EVENT if sums.n else sums.empty
+        off = float(sums.noise.totals.max()) if sums.noise is not None else 0.0
         if int(sums.totals.sum()) == sums.n:
-            curve = _curve(cells, sums.n, events, censored, normal_quantile(level), vague=vague)
+            curve = _curve(cells, sums.n, events, censored, normal_quantile(level), vague=vague, off=off)
         else:
             curve, reason = [], CONTRADICTION
         return KaplanMeierFigures(
@@ -123,10 +137,14 @@ class KaplanMeier(Binned):
             median=_median(cells, curve) if total and curve else absent(reason, time.unit),
             error=max((row.survival - row.least for _, row in curve), default=0.0),
             level=level,
+            noise=spreads(("count", off, "")),
         )
 
     def compare(self, asked: Asked, groups: Sequence[Sums]) -> Comparison:
         """The log-rank test."""
+        if any(group.noise is not None for group in groups):
+            none = absent(NO_TEST)
+            return Comparison(test=LOG_RANK, statistic=none, degrees_of_freedom=0, p=none)
         cells = Grid.of(asked).cells
         counts = np.array([group.totals.reshape(2, cells) for group in groups], dtype=np.float64)
         events, leaving = counts[:, 0], counts.sum(axis=1)
@@ -134,8 +152,11 @@ class KaplanMeier(Binned):
         return _log_rank(events, at_risk)
 
 
-def _curve(cells: Grid, n: int, events: Values, censored: Values, z: float, *, vague: bool) -> list[tuple[int, Survival]]:
-    """The cells in which something happens, each with the curve after it."""
+def _curve(
+    cells: Grid, n: int, events: Values, censored: Values, z: float, *, vague: bool, off: float
+) -> list[tuple[int, Survival]]:
+    """The cells in which something happens, each with the curve after it. `off`: the standard deviation of noise in a count."""
+    noise = _noise(n, events, censored, off)
     rows: list[tuple[int, Survival]] = []
     survival = least = 1.0
     spread = 0.0
@@ -147,8 +168,9 @@ def _curve(cells: Grid, n: int, events: Values, censored: Values, z: float, *, v
             least *= 1 - died / (n - lost if vague else n)
             spread += died / (n * (n - died)) if died < n else math.inf
         low = high = None
+        both = spread + noise[cell]
         if 0 < survival < 1:
-            power = math.exp(z * math.sqrt(spread) / -math.log(survival))
+            power = _power(z * math.sqrt(both) / -math.log(survival))
             low, high = survival**power, survival ** (1 / power)
         row = Survival(
             time=cells.span(cell)[1] / scale,
@@ -157,13 +179,38 @@ def _curve(cells: Grid, n: int, events: Values, censored: Values, z: float, *, v
             censored=lost,
             survival=survival,
             least=least,
-            standard_error=survival * math.sqrt(spread) if survival else None,
+            standard_error=survival * math.sqrt(both) if survival else None,
             low=low,
             high=high,
         )
         rows.append((cell, row))
         n -= died + lost
     return rows
+
+
+def _power(exponent: float) -> float:
+    """e^exponent, which noise may have made too large for a number: the interval is [0, 1] then."""
+    return math.exp(min(exponent, 700.0))
+
+
+def _noise(n: int, events: Values, censored: Values, off: float) -> npt.NDArray[np.float64]:
+    """The variance that noise adds to the logarithm of the curve after each cell, to first order.
+
+    With n_i at risk and d_i events in cell i, whose part of the logarithm is log(1 - d_i / n_i), one event more in cell j takes
+    1 / (n_j - d_j) off, and any record more d_i / (n_i (n_i - d_i)) in each cell i after it.
+    """
+    died, leaving = events.astype(np.float64), (events + censored).astype(np.float64)
+    at_risk = n - np.concatenate([[0.0], leaving.cumsum()[:-1]])
+    alive = np.maximum(at_risk - died, 0.5)  # at 0 the curve has ended
+    later = (died / (np.maximum(at_risk, 0.5) * alive)).cumsum()
+    own = 1 / alive
+    # sums over j <= k of (own_j + later_k - later_j)^2 + (later_k - later_j)^2, multiplied out
+    count = np.arange(1, died.size + 1)
+    first, second = own - later, -later
+    variance: npt.NDArray[np.float64] = off**2 * (
+        2 * count * later**2 + 2 * later * (first + second).cumsum() + (first**2 + second**2).cumsum()
+    )
+    return variance
 
 
 def _median(cells: Grid, curve: Sequence[tuple[int, Survival]]) -> Quantity:
@@ -178,10 +225,9 @@ def _median(cells: Grid, curve: Sequence[tuple[int, Survival]]) -> Quantity:
 
 def _log_rank(events: npt.NDArray[np.float64], at_risk: npt.NDArray[np.float64]) -> Comparison:
     """Observed less expected events of each group, against their hypergeometric covariance; shape (groups, cells) each."""
-    test = "log-rank"
     happened = events.sum(axis=0) > 0
     if not happened.any():
-        return Comparison(test=test, statistic=absent(NO_EVENT), degrees_of_freedom=0, p=absent(NO_EVENT))
+        return Comparison(test=LOG_RANK, statistic=absent(NO_EVENT), degrees_of_freedom=0, p=absent(NO_EVENT))
     events, at_risk = events[:, happened], at_risk[:, happened]
     died, n = events.sum(axis=0), at_risk.sum(axis=0)
     share = at_risk / n
@@ -193,8 +239,8 @@ def _log_rank(events: npt.NDArray[np.float64], at_risk: npt.NDArray[np.float64])
     notes = () if len(kept) == len(events) else ("groups with nobody at risk beside others are left out of the test",)
     if len(kept) < 2:
         none = absent("events happen while one group alone is at risk; a test needs two")
-        return Comparison(test=test, statistic=none, degrees_of_freedom=0, p=none, notes=notes)
+        return Comparison(test=LOG_RANK, statistic=none, degrees_of_freedom=0, p=none, notes=notes)
     kept = kept[:-1]
     value = float(excess[kept] @ np.linalg.solve(covariance[np.ix_(kept, kept)], excess[kept]))
     p = quantity(chi_squared_tail(value, len(kept)))
-    return Comparison(test=test, statistic=quantity(value), degrees_of_freedom=len(kept), p=p, notes=notes)
+    return Comparison(test=LOG_RANK, statistic=quantity(value), degrees_of_freedom=len(kept), p=p, notes=notes)

@@ -7,22 +7,30 @@ lowest that it can be, so that nothing added is negative.
 An element whose total over all members reaches T takes as many bytes as T has. The elements of one size share a segment, whose
 modulus is the largest T among them and one: no element pays for another's size, and a round never has more than eight segments,
 each of which costs every pair of members a key derivation.
+
+An element with noise (`mpc.statistics.noise`) counts in steps of 1/s, and its ring has room for the noise of all members on both
+sides: from the tail below 0, which stands at the ring's upper end, to the tail above the largest total.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
 from mpc.errors import StudyError
 from mpc.ring import MAX_MODULUS, Ring, Vector
+from mpc.statistics import noise
 from mpc.statistics.columns import Records
 from mpc.statistics.component import Asked, Block, Family, Sums, Values
 from mpc.statistics.families import FAMILIES
+from mpc.statistics.noise import SILENT, Run, Share, Shares
+from mpc.statistics.tallies import nearest_tally
 from mpc.study import CATEGORY, USUAL_LEVEL, Statistic, Study
 
+OUTSIDE = "a total lies outside what the members' bounds allow"
 MAX_PIECES = 100_000
 """Stretches of elements with bounds of their own, in one study."""
 
@@ -54,6 +62,10 @@ class Piece:
     segment: int
     at: int
     """In the segment."""
+    share: Share
+    """The noise that each member adds."""
+    tail: int
+    """What the noise of all members stays within, in steps of the share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +76,13 @@ class Part:
     asked: Asked
     length: int
     pieces: tuple[Piece, ...]
+    shares: Shares | None
+    """Its noise; None in a study without."""
+
+    @property
+    def counted(self) -> bool:
+        """Whether the number of records is an element."""
+        return self.family.counted or not self.asked.one_each
 
     @property
     def groups(self) -> int:
@@ -83,6 +102,12 @@ class Layout:
     def length(self) -> int:
         """Elements of all segments."""
         return sum(segment.length for segment in self.segments)
+
+    @property
+    def draws(self) -> tuple[tuple[int, int], ...]:
+        """What one member draws, in this order: (standard deviation of a discrete Gaussian, how many of them)."""
+        noised = [piece for part in self.parts for piece in part.pieces if piece.share.sigma]
+        return tuple((piece.share.sigma, piece.length) for piece in noised)
 
     @property
     def octets(self) -> int:
@@ -137,14 +162,14 @@ def make_layout(study: Study) -> Layout:
 
     Raises StudyError, with the arithmetic shown, when a statistic cannot be asked so or a total does not fit.
     """
-    drafts: list[tuple[Family, Asked, list[_Range]]] = []
+    drafts: list[_Draft] = []
     found: list[str] = []
     if study.range is not None and any(statistic.kind != "sum" for statistic in study.statistics):
         found.append(f"study {study.id}: range {study.range}: only sums have one; remove 'range', the bounds give all rings")
     for statistic in study.statistics:
         family, asked = ask(study, statistic)
         what = f"study {study.id}: {statistic.kind} of {statistic.variable}"
-        wrong = problems(family, asked)
+        wrong = [*problems(family, asked), *(noise.refuse(family, asked) if study.privacy else ())]
         found += [f"{what}: {problem}" for problem in wrong]
         if not wrong:
             drafts.append((family, asked, _ranges(family, asked, what)))
@@ -153,8 +178,38 @@ def make_layout(study: Study) -> Layout:
     found += _two_grids(study)
     if found:
         raise StudyError("\n".join(found))
-    totals = [[_total(study, asked, one) for one in ranges] for _, asked, ranges in drafts]
-    return _place(drafts, totals)
+    shares = _shares(study, drafts)
+    drawn = noise.count(shares)
+    placed, rooms = list[_Draft](), list[list[_Room]]()
+    for at, (family, asked, ranges) in enumerate(drafts):
+        mine = [*_split(ranges, shares[at].runs())] if shares else ranges
+        placed.append((family, asked, mine))
+        rooms.append([_room(study, asked, one, drawn) for one in mine])
+    return _place(placed, rooms, shares)
+
+
+def _shares(study: Study, drafts: Sequence[_Draft]) -> list[Shares]:
+    """The noise of each statistic; empty when there is none. Raises StudyError for a promise that cannot be kept."""
+    if study.privacy is None:
+        return []
+    shares, problems = noise.shares(study, [(family, asked) for family, asked, _ in drafts])
+    if problems:
+        raise StudyError("\n".join(problems))
+    return shares
+
+
+def _split(ranges: Iterable[_Range], runs: Iterable[Run]) -> Iterator[_Range]:
+    """The ranges, cut where the share changes."""
+    following = iter(runs)
+    share, left = SILENT, 0
+    for one in ranges:
+        rest = one.length
+        while rest:
+            if not left:
+                share, left = next(following)
+            length = min(rest, left)
+            yield replace(one, length=length, share=share)
+            rest, left = rest - length, left - length
 
 
 def _two_grids(study: Study) -> Iterator[str]:
@@ -181,6 +236,10 @@ class _Range:
     width: int
     length: int
     label: str
+    share: Share = SILENT
+
+
+_Draft = tuple[Family, Asked, list[_Range]]
 
 
 def _ranges(family: Family, asked: Asked, what: str) -> list[_Range]:
@@ -216,21 +275,36 @@ def _joined(ranges: Sequence[_Range] | Iterator[_Range]) -> list[_Range]:
     return joined
 
 
-def _total(study: Study, asked: Asked, one: _Range) -> int:
-    """The largest total of these elements. Raises StudyError when it fits no ring, or not the study's own range."""
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """What a ring needs for an element."""
+
+    size: int
+    """Values besides 0."""
+    tail: int
+
+
+def _room(study: Study, asked: Asked, one: _Range, drawn: int) -> _Room:
+    """What totals of these elements need. Raises StudyError when they fit no ring, or not the study's own range."""
+    tail = one.share.tail(asked.members, drawn, study.privacy.tail) if study.privacy else 0
     statistic, members = asked.statistic, asked.members
     what = f"study {study.id}: {statistic.kind} of {statistic.variable}{f': {one.label}' if one.label else ''}"
-    needed = members * one.width
+    steps = one.share.steps
+    needed = members * one.width * steps + 2 * tail
     records = f" x {asked.records} records" if one.width != one.span else ""
-    arithmetic = f"{members} members{records} x {one.span} = {needed}"
+    finer = f" x {steps} steps" if steps > 1 else ""
+    noisy = f" + 2 x {tail} of noise" if tail else ""
+    arithmetic = f"{members} members{records} x {one.span}{finer}{noisy} = {needed}"
     size = needed if study.range is None else study.range
     remedy = "narrow the bounds" if asked.records == 1 else "narrow the bounds, or ask for fewer 'records'"
     if any(variable.scale > 1 for variable in asked.variables):
         remedy += ", or lower the 'scale'"
+    beyond = tail // steps + 1 if tail else 0
+    lowest, highest = members * one.low - beyond, members * one.low + (size if study.range else members * one.width) + beyond
     if size > MAX_MODULUS - 1:
         raise StudyError(f"{what}: {arithmetic} is above 2^63 - 1; {remedy}")
-    if not (members * one.low >= -MAX_MODULUS and members * one.low + size < MAX_MODULUS):
-        raise StudyError(f"{what}: results between {members * one.low} and {members * one.low + size} leave 64 bits; {remedy}")
+    if not (lowest >= -MAX_MODULUS and highest < MAX_MODULUS):
+        raise StudyError(f"{what}: results between {lowest} and {highest} leave 64 bits; {remedy}")
     if one.width > size:
         # Otherwise a patient whose value does not fit would have to say so, and ever smaller ranges would read the value.
         raise StudyError(
@@ -240,28 +314,28 @@ def _total(study: Study, asked: Asked, one: _Range) -> int:
         raise StudyError(
             f"{what}: {arithmetic} is above the range {size}; widen 'range', narrow the bounds, or state 'assume_in_range: true'"
         )
-    return size
+    return _Room(size, tail)
 
 
 def _octets(total: int) -> int:
     return (total.bit_length() + 7) // 8
 
 
-def _place(drafts: list[tuple[Family, Asked, list[_Range]]], totals: list[list[int]]) -> Layout:
+def _place(drafts: Sequence[_Draft], rooms: Sequence[Sequence[_Room]], shares: Sequence[Shares]) -> Layout:
     largest: dict[int, int] = {}
-    for total in (total for ones in totals for total in ones):
-        largest[_octets(total)] = max(total, largest.get(_octets(total), 1))
+    for size in (room.size for ones in rooms for room in ones):
+        largest[_octets(size)] = max(size, largest.get(_octets(size), 1))
     order = {octets: index for index, octets in enumerate(sorted(largest))}
     lengths = [0] * len(order)
     parts = []
-    for (family, asked, ranges), sizes in zip(drafts, totals, strict=True):
+    for place, ((family, asked, ranges), mine) in enumerate(zip(drafts, rooms, strict=True)):
         pieces, start = [], 0
-        for one, total in zip(ranges, sizes, strict=True):
-            segment = order[_octets(total)]
-            pieces.append(Piece(start, one.length, one.low, one.width, segment, lengths[segment]))
+        for one, room in zip(ranges, mine, strict=True):
+            segment = order[_octets(room.size)]
+            pieces.append(Piece(start, one.length, one.low, one.width, segment, lengths[segment], one.share, room.tail))
             start += one.length
             lengths[segment] += one.length
-        parts.append(Part(family, asked, start, tuple(pieces)))
+        parts.append(Part(family, asked, start, tuple(pieces), shares[place] if shares else None))
     segments = tuple(Segment(largest[octets] + 1, lengths[index]) for octets, index in order.items())
     return Layout(segments, tuple(parts))
 
@@ -277,32 +351,47 @@ def add_up(part: Part, records: Records) -> Values:
         groups = groups[kept] if groups is not None else None
         count = int(kept.sum())
     pieces = [np.array([records.count - count], dtype=np.int64)] if asked.omits else []
-    counted = family.counted or not asked.one_each
     for group in range(part.groups):
         if groups is not None:
             rows = groups == group
             mine, count = [column[rows] for column in columns], int(rows.sum())
         else:
             mine = columns
-        pieces += [np.array([count], dtype=np.int64)] if counted else []
+        pieces += [np.array([count], dtype=np.int64)] if part.counted else []
         pieces.append(family.totals(asked, mine))
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 def take_apart(part: Part, totals: Values, members: int) -> tuple[Sums, ...]:
-    """The totals of a statistic over `members` members, group by group."""
+    """The totals of a statistic over `members` members, group by group.
+
+    With noise, a number of records is not below 0, and counts are the nearest such that add up to it.
+    """
     asked = part.asked
     left_out = int(totals[0]) if asked.omits else 0
-    counted = part.family.counted or not asked.one_each
     groups = totals[int(asked.omits) :].reshape(part.groups, -1)
-    return tuple(
-        Sums(int(row[0]), left_out, row[1:], members) if counted else Sums(members, left_out, row, members) for row in groups
-    )
+    if part.shares is None:
+        return tuple(
+            Sums(int(row[0]), left_out, row[1:], members) if part.counted else Sums(members, left_out, row, members)
+            for row in groups
+        )
+    deviations = part.shares.noise(members, counted=part.counted)
+    found = []
+    for row in groups:
+        n, elements = (max(0, int(row[0])), row[1:]) if part.counted else (members, row)
+        tally = nearest_tally(elements, n) if part.family.tallies else elements
+        found.append(Sums(n, max(0, left_out), tally, members, deviations))
+    return tuple(found)
 
 
-def write(layout: Layout, vectors: Sequence[Values]) -> tuple[Vector, ...]:
-    """One member's vectors, one a part, as one vector a segment: each element less the lowest that it can be."""
-    written = tuple(np.empty(segment.length, dtype=np.uint64) for segment in layout.segments)
+def write(layout: Layout, vectors: Sequence[Values], drawn: Sequence[int] = ()) -> tuple[Vector, ...]:
+    """One member's vectors, one a part, as one vector a segment: each element less the lowest that it can be, and its noise.
+
+    `drawn` is what `layout.draws` asks for. Raises ValueError when there is more of it, or less.
+    """
+    if len(drawn) != sum(length for _, length in layout.draws):
+        raise ValueError("the noise is not what the layout asks for")
+    written, left = tuple(np.empty(segment.length, dtype=np.uint64) for segment in layout.segments), iter(drawn)
     for part, vector in zip(layout.parts, vectors, strict=True):
         octets = vector.astype(np.int64, copy=False).view(np.uint64)
         for piece in part.pieces:
@@ -312,6 +401,11 @@ def write(layout: Layout, vectors: Sequence[Values]) -> tuple[Vector, ...]:
                 np.uint64(piece.low % 2**64),
                 out=written[piece.segment][piece.at : piece.at + piece.length],
             )
+            if piece.share.sigma:
+                segment, place = layout.segments[piece.segment], slice(piece.at, piece.at + piece.length)
+                mine = np.array([number % segment.modulus for number in islice(left, piece.length)], dtype=np.uint64)
+                scaled = written[piece.segment][place] * np.uint64(piece.share.steps)
+                written[piece.segment][place] = segment.ring.add(scaled, mine)
     return written
 
 
@@ -322,8 +416,21 @@ def unwrite(layout: Layout, segments: Sequence[Vector], members: int) -> tuple[V
         vector = np.empty(part.length, dtype=np.uint64)
         for piece in part.pieces:
             total = segments[piece.segment][piece.at : piece.at + piece.length]
-            if total.size and int(total.max()) > members * piece.width:
-                raise ValueError("a total lies outside what the members' bounds allow")
+            if piece.share.sigma:
+                total = _centred(total, layout.segments[piece.segment].modulus, piece, members)
+            elif total.size and int(total.max()) > members * piece.width:
+                raise ValueError(OUTSIDE)
             np.add(total, np.uint64(members * piece.low % 2**64), out=vector[piece.start : piece.start + piece.length])
         vectors.append(vector.view(np.int64))
     return tuple(vectors)
+
+
+def _centred(total: Vector, modulus: int, piece: Piece, members: int) -> Vector:
+    """Totals with noise, rounded to whole ones; negative ones modulo 2^64. Raises ValueError as `unwrite`."""
+    highest = members * piece.width * piece.share.steps + piece.tail
+    negative = total > np.uint64(highest)
+    if (negative & (total < np.uint64(modulus - piece.tail))).any():
+        raise ValueError(OUTSIDE)
+    steps = np.where(negative, total - np.uint64(modulus), total).view(np.int64)
+    rounded: Vector = ((steps + piece.share.steps // 2) // piece.share.steps).view(np.uint64)
+    return rounded

@@ -7,12 +7,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
+import numpy as np
 
 from mpc.statistics import moments
 from mpc.statistics.component import Asked, Sums, must_be_numbers
 from mpc.statistics.distributions import f_tail, t_quantile, t_tails
 from mpc.statistics.exact import Dependent, Inverse, invert
-from mpc.statistics.figures import CONTRADICTION, Figures, Quantity, Table, absent, name_of, per, quantities_table, quantity
+from mpc.statistics.figures import (
+    NO_TEST,
+    Figures,
+    Quantity,
+    Spread,
+    Table,
+    absent,
+    name_of,
+    per,
+    quantities_table,
+    quantity,
+    spreads,
+)
 from mpc.statistics.moments import Moments, Term
 from mpc.statistics.regression import CONSTANT, Coefficient, coefficients_table, collinear, unknown
 from mpc.study import MILLION
@@ -21,7 +34,10 @@ PERFECT = "the fit leaves no residual to judge it by"
 
 
 class LinearRegressionFigures(Figures, frozen=True, kw_only=True, tag="linear-regression"):
-    """The intercept first, then the terms in the study's order. Errors of coefficients are to first order."""
+    """The intercept first, then the terms in the study's order. Errors of coefficients are to first order.
+
+    Standard errors, and what follows from them, have the study's noise in them.
+    """
 
     coefficients: tuple[Coefficient, ...]
     r_squared: Quantity
@@ -59,7 +75,9 @@ class LinearRegression(moments.OfMoments):
     def figures(self, asked: Asked, sums: Sums) -> LinearRegressionFigures:
         """The fit, or why there is none."""
         terms, level = moments.terms(asked.variables), asked.statistic.level / MILLION
-        fit = _fit(terms, Moments.of(terms, sums.n, sums.totals))
+        moment = Moments.of(terms, sums.n, sums.totals)
+        fit = _fit(terms, moment, sums)
+        noise: tuple[Spread, ...] = ()
         if isinstance(fit, str):
             freedom, none = 0, absent(fit)
             coefficients = unknown(_names(terms), fit)
@@ -67,8 +85,12 @@ class LinearRegression(moments.OfMoments):
             deviation = absent(fit, terms[0].unit)
         else:
             freedom, deviation = fit.freedom, fit.deviation()
-            coefficients = fit.coefficients(level)
+            off = _noise(terms, sums, fit) if sums.noise is not None else (0.0,) * len(terms)
+            coefficients = fit.coefficients(level, off)
             r_squared, adjusted, f, p = fit.quality()
+            if sums.noise is not None:
+                f, p = absent(NO_TEST), absent(NO_TEST)
+            noise = spreads(*((name, one, unit) for (name, unit), one in zip(_names(terms), off, strict=True)))
         return LinearRegressionFigures(
             id=name_of(asked.statistic),
             variable=terms[0].name,
@@ -82,6 +104,7 @@ class LinearRegression(moments.OfMoments):
             p=p,
             degrees_of_freedom=freedom,
             level=level,
+            noise=noise,
         )
 
 
@@ -109,8 +132,8 @@ class _Fit:
         """The error of what is only computed, and not bounded, from rounded values."""
         return None if any(term.half for term in self.terms) else 0.0
 
-    def coefficients(self, level: float) -> tuple[Coefficient, ...]:
-        """In the units of outcome and term."""
+    def coefficients(self, level: float, off: Sequence[float]) -> tuple[Coefficient, ...]:
+        """In the units of outcome and term, as is `off`, what noise adds to each."""
         outcome, *regressors = self.terms
         divisor = self.inverse.determinant
         scales = [1, *(term.scale for term in regressors)]
@@ -132,7 +155,7 @@ class _Fit:
                 (nothing,) = unknown([(names[j], units[j])], PERFECT)
                 made.append(msgspec.structs.replace(nothing, estimate=estimate))
                 continue
-            deviation = math.sqrt(spread[j][j] * residual / self.freedom)
+            deviation = math.hypot(math.sqrt(spread[j][j] * residual / self.freedom), off[j])
             t = slopes[j] / deviation
             made.append(
                 Coefficient(
@@ -182,7 +205,37 @@ def _names(terms: Sequence[Term]) -> list[tuple[str, str]]:
     return [(CONSTANT, outcome.unit), *((term.name, per(outcome.unit, term.unit)) for term in regressors)]
 
 
-def _fit(terms: Sequence[Term], moment: Moments) -> _Fit | str:
+def _noise(terms: Sequence[Term], sums: Sums, fit: _Fit) -> tuple[float, ...]:
+    """What noise adds to each coefficient, in its unit: that of X'X b = X'y, to first order inverse(X'X) (e - E b).
+
+    The totals are those of u = x - shift, each with noise of its own; so is the fit here, and its constant is taken back last.
+    """
+    assert sums.noise is not None, "as its caller has seen"
+    size = len(terms)
+    rows, columns = np.triu_indices(size)
+    products, off = np.zeros((2, 1 + size, 1 + size))
+    for filled, n, elements in ((products, sums.n, sums.totals), (off, sums.noise.n, sums.noise.totals)):
+        filled[0, 0], filled[0, 1:], filled[1 + rows, 1 + columns] = n, elements[:size], elements[size:]
+    products += np.triu(products, 1).T
+    off += np.triu(off, 1).T
+    # Of the outcome: 1; of the rest: the constant, then the regressors.
+    kept = [0, *range(2, 1 + size)]
+    roots = np.sqrt(products.diagonal()[kept])
+    units = np.outer(roots, roots)  # with ones on the diagonal, small numbers are not lost beside large ones
+    inverse = np.linalg.pinv(products[np.ix_(kept, kept)] / units, hermitian=True) / units
+    slopes = inverse @ products[kept, 1]
+    inverse[0] -= sum(term.shift * inverse[place] for place, term in enumerate(terms[1:], 1))
+    scales = [1, *(term.scale for term in terms[1:])]
+    found = []
+    for scale, row in zip(scales, inverse, strict=True):
+        moved = np.outer(row, slopes)
+        moved = (np.triu(moved) + np.triu(moved.T, 1)) * off[np.ix_(kept, kept)]
+        variance = np.square(row * off[kept, 1]).sum() + np.square(moved).sum()
+        found.append(math.sqrt(variance) * scale / terms[0].scale)
+    return tuple(found)
+
+
+def _fit(terms: Sequence[Term], moment: Moments, sums: Sums) -> _Fit | str:
     """The solution, or why there is none."""
     names = [name for name, _ in _names(terms)]
     if moment.n < len(terms):
@@ -190,14 +243,14 @@ def _fit(terms: Sequence[Term], moment: Moments) -> _Fit | str:
     matrix = [[moment.n, *moment.sums[1:]], *([moment.sums[j], *moment.products[j][1:]] for j in range(1, len(terms)))]
     inverse = invert(matrix)
     if inverse is None or moment.contradictory:
-        return CONTRADICTION
+        return sums.contradiction
     if isinstance(inverse, Dependent):
         return collinear(names[inverse.column], [names[place] for place in inverse.of])
     right = [moment.sums[0], *moment.products[0][1:]]
     numerators = tuple(sum(a * b for a, b in zip(row, right, strict=True)) for row in inverse.numerators)
     explained = sum(a * b for a, b in zip(numerators, right, strict=True))
     residual = moment.products[0][0] * inverse.determinant - explained
-    return _Fit(terms, moment, inverse, numerators, residual) if residual >= 0 else CONTRADICTION
+    return _Fit(terms, moment, inverse, numerators, residual) if residual >= 0 else sums.contradiction
 
 
 def _ratio(numerator: int, divisor: int) -> float:

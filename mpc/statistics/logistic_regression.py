@@ -70,6 +70,7 @@ class LogisticRegression(Family):
     takes = frozenset({"level", "coefficients"})
     grouped = False
     adds = True
+    hides = False
 
     def problems(self, asked: Asked) -> Iterator[str]:
         """The outcome is yes or no; there is an end to the terms; the coefficients are as many, and fit."""

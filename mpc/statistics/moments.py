@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpc.statistics.cells import Axis, Cells, array, bounds, fixed, values_told
-from mpc.statistics.component import Asked, Block, Family, Sums, Values
+from mpc.statistics.component import Asked, Block, Family, Reach, Sums, Values
 from mpc.statistics.figures import half_step
 from mpc.study import CATEGORY, Variable
 
@@ -111,6 +111,37 @@ class OfMoments(Family):
                 low, label = (0, "squares") if first is second else (min(corners), "products of two variables")
                 found.append(Block(low, max(corners), label=label))
         return found
+
+    def reaches(self, asked: Asked) -> Sequence[Reach]:
+        """The sums, then the products, each weighted with what it can be at most: u / a, with |u| <= a, lies within [-1, 1].
+
+        The products of two vectors v and w of such numbers lie apart by a square of
+
+            sum over i <= j of (v_i v_j - w_i w_j)^2 = (|v|^4 + |w|^4 - 2 (v w)^2 + sum over i of (v_i^2 - w_i^2)^2) / 2
+
+        That is convex in all v_i^2 and w_i^2 but for -(v w)^2, which is 0 at best, and so greatest where each of them is 0 or 1;
+        of those, where all are 1. A variable has 1 in |v|^2 then, as a number or as one of its categories, and two different ones
+        of these, which are no reference, add 1. Where bounds are few steps, what each product can differ by alone is less.
+        """
+        of, variables = terms(asked.variables), len(asked.variables)
+        most = [max(-term.low, term.high) for term in of]
+        moved = [Fraction(term.high - term.low, a) ** 2 for term, a in zip(of, most, strict=True)]
+        apart, weights, by_element = Fraction(0), list[tuple[int, int]](), Fraction(0)
+        for column, variable in enumerate(asked.variables):
+            mine = [square for term, square in zip(of, moved, strict=True) if term.column == column]
+            apart += min(sum(mine), Fraction(2)) if variable.type == CATEGORY else sum(mine)
+        for i, first in enumerate(of):
+            for j, second in enumerate(of[i:], i):
+                weights.append((most[i] * most[j], 1))
+                corners = [Fraction(a * b, most[i] * most[j]) for a in (first.low, first.high) for b in (second.low, second.high)]
+                low = min(corners) if i != j else 0
+                by_element += (max(corners) - low) ** 2
+        other = sum(variable.type == CATEGORY and len(variable.categories) > 2 for variable in asked.variables)
+        together = Fraction(variables**2 + other)
+        return (
+            Reach(tuple((a, 1) for a in most), apart, Fraction(variables), "sums"),
+            Reach(tuple(weights), min(by_element, together), Fraction(variables * (variables + 1), 2), "products"),
+        )
 
     def totals(self, asked: Asked, columns: Sequence[Values]) -> Values:
         """Their sums over these records."""

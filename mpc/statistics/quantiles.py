@@ -6,11 +6,26 @@ bin for each step, as there is unless the study says otherwise, whole numbers gi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
+import numpy as np
+
 from mpc.statistics.component import Asked, Sums
-from mpc.statistics.figures import CONTRADICTION, Figures, Quantity, Table, absent, half_step, name_of, quantity
+from mpc.statistics.figures import (
+    CONTRADICTION,
+    NO_RECORD,
+    Figures,
+    Quantity,
+    Spread,
+    Table,
+    absent,
+    half_step,
+    name_of,
+    quantity,
+    spreads,
+)
 from mpc.statistics.grid import Binned, Counts, Grid
 from mpc.study import MILLION, Variable
 
@@ -36,7 +51,7 @@ def quantile(cells: Grid, counts: Counts, n: int, probability: Fraction) -> Quan
     """The quantile of the n values behind the counts, linear between order statistics, with the most that bins leave open."""
     variable: Variable = cells.variable
     if n == 0 or int(counts.sum()) != n:
-        return absent(CONTRADICTION if counts.any() else "there is no record", variable.unit)
+        return absent(CONTRADICTION if counts.any() else NO_RECORD, variable.unit)
     place = (n - 1) * probability
     rank = int(place)
     share = place - rank
@@ -45,6 +60,28 @@ def quantile(cells: Grid, counts: Counts, n: int, probability: Fraction) -> Quan
         above, wider = cells.ordered(counts, rank + 1)
         value, error = value + share * (above - value), error + share * (wider - error)
     return quantity(value / variable.scale, variable.unit, error / variable.scale + half_step(variable))
+
+
+def noise_of(cells: Grid, sums: Sums, quantiles: Sequence[tuple[str, Fraction]]) -> tuple[Spread, ...]:
+    """What noise adds to counts and quantiles: half of what lies between ranks one standard deviation to either side.
+
+    The rank at the end of cell k of K is a sum of counts whose total is known: its variance is that of a count, x k (1 - k/K).
+    """
+    if sums.noise is None:
+        return ()
+    deviation, unit = float(sums.noise.totals.max()), cells.variable.unit
+    found = [("count", deviation, "")]
+    for name, probability in quantiles if sums.n > 0 else ():
+        place = (sums.n - 1) * probability
+        before = int(np.searchsorted(np.cumsum(sums.totals), int(place), side="right"))
+        moved = Fraction(deviation * math.sqrt((before + 0.5) * (1 - (before + 0.5) / cells.cells)) / sums.n)
+        ends = [
+            quantile(cells, sums.totals, sums.n, min(max(probability + side * moved, Fraction(0)), Fraction(1)))
+            for side in (-1, 1)
+        ]
+        low, high = (end.value or 0.0 for end in ends)
+        found.append((name, (high - low) / 2, unit))
+    return spreads(*found)
 
 
 class Quantiles(Binned):
@@ -70,4 +107,5 @@ class Quantiles(Binned):
             left_out=sums.left_out,
             probabilities=tuple(map(float, probabilities)),
             values=tuple(quantile(cells, sums.totals, sums.n, probability) for probability in probabilities),
+            noise=noise_of(cells, sums, [(f"{float(probability):g}", probability) for probability in probabilities]),
         )

@@ -8,7 +8,7 @@ import numpy as np
 
 from mpc.statistics.cells import Cells, bounds, values_told
 from mpc.statistics.component import Asked, Block, Family, Sums, Values, must_be_numbers
-from mpc.statistics.figures import Figures, Table, half_step, name_of
+from mpc.statistics.figures import Figures, Table, half_step, name_of, spreads
 
 
 class SumFigures(Figures, frozen=True, kw_only=True, tag="sum"):
@@ -69,4 +69,5 @@ class Sum(Family):
             totals=tuple(total / variable.scale for total in totals) if variable.rounded else tuple(totals),
             unit=variable.unit,
             error=float(sums.n * half_step(variable)),
+            noise=spreads(("sum", sums.noise.totals.max() / variable.scale, variable.unit)) if sums.noise else (),
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from mpc.statistics.cells import Cells, bounds, values_told
 from mpc.statistics.component import Asked, Block, Family, Sums, Values, must_be_numbers
-from mpc.statistics.figures import Figures, Table, half_step, name_of
+from mpc.statistics.figures import Figures, Spread, Table, half_step, name_of, spreads
 
 
 class WeightedMeanFigures(Figures, frozen=True, kw_only=True, tag="weighted-mean"):
@@ -73,7 +74,12 @@ class WeightedMean(Family):
     def figures(self, asked: Asked, sums: Sums) -> WeightedMeanFigures:
         """The quotients."""
         vector, weight = asked.variables[0], int(sums.totals[0])
-        means = sums.totals[1:] / (float(weight) * vector.scale) if weight else np.empty(0)
+        means = sums.totals[1:] / (float(weight) * vector.scale) if weight > 0 else np.empty(0)
+        noise: tuple[Spread, ...] = ()
+        if sums.noise is not None:
+            of_weight, largest = sums.noise.totals[0], max(np.abs(means), default=0.0)
+            of_mean = math.hypot(sums.noise.totals[1:].max() / vector.scale, largest * of_weight) / max(weight, 1)
+            noise = spreads(("weight", of_weight, ""), ("mean", of_mean, vector.unit))
         return WeightedMeanFigures(
             id=name_of(asked.statistic),
             variable=vector.name,
@@ -83,5 +89,6 @@ class WeightedMean(Family):
             unit=vector.unit,
             error=float(half_step(vector)),
             weight=weight,
-            reason="" if weight else "the weights add up to 0",
+            reason="" if weight > 0 else "the weights add up to 0" if sums.noise is None else sums.contradiction,
+            noise=noise,
         )

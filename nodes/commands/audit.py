@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import click
 
 from mpc.errors import CohortiumError, UsageError
-from nodes.commands.options import admin_socket, daemon_option, socket_option
+from nodes.commands.options import admin_socket, daemon_option, printable, socket_option
 
 _file = click.Path(path_type=Path)
 _DAYS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
@@ -33,11 +33,17 @@ def audit() -> None:
 def show(config: Path | None, socket: Path | None, since: datetime | None, event: str, as_json: bool) -> None:
     """Show the lines of a running daemon's audit log, oldest first."""
     seconds = since.replace(tzinfo=UTC).timestamp() if since is not None else 0.0
-    place, path = admin_socket(config, socket), f"/v1/audit?{urlencode({'since': seconds, 'event': event})}"
+    show_lines(admin_socket(config, socket), frozenset(), as_json=as_json, query=urlencode({"since": seconds, "event": event}))
+
+
+def show_lines(socket: Path, events: Collection[str], *, as_json: bool, query: str = "") -> None:
+    """Prints lines, oldest first: of these events, or of all if there are none."""
 
     async def print_all() -> None:
-        async for line in _lines(place, path):
-            click.echo(line if as_json else _text(json.loads(line)), nl=not as_json)
+        async for line in _lines(socket, f"/v1/audit?{query}"):
+            read = json.loads(line)
+            if not events or read.get("event", "") in events:
+                click.echo(line if as_json else _text(read), nl=not as_json)
 
     asyncio.run(print_all())
 
@@ -132,10 +138,10 @@ def _whole(erased_to: int, last: int) -> str:
 def _text(line: dict[str, Any]) -> str:
     if line.get("erased"):
         return f"{line['number']:>6}  (erased)"
-    said = [*line["content"].items()]
+    said = [(key, value) for key, value in line["content"].items() if key != "questions"]  # those are for programs
     words = [f"{key}={','.join(map(str, value)) if isinstance(value, list) else value}" for key, value in said if value != ""]
     text = f"{line['number']:>6}  {_time(line['at'])}  {line['event']:<17} {line['study']:<16} {' '.join(words)}".rstrip()
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return printable(text)
 
 
 def _time(at: float) -> str:

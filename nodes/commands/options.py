@@ -22,6 +22,11 @@ daemon_option = click.option(
 socket_option = click.option("--socket", metavar="PATH", type=click.Path(path_type=Path), help="The admin socket itself.")
 
 
+def printable(text: str) -> str:
+    """What a peer has said, with nothing in it that moves the cursor."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
 def admin_socket(config: Path | None, socket: Path | None) -> Path:
     """The socket that the two options name. Raises UsageError unless exactly one is given."""
     from nodes.config import admin_of

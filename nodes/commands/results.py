@@ -92,11 +92,15 @@ def _get(socket: Path, name: str) -> StudyResult:
 def in_text(result: StudyResult) -> Iterator[str]:
     """All tables for a terminal."""
     from mpc.release import Withheld
+    from mpc.statistics.figures import tables_of
 
     yield f"study    {result.study}: {result.title}"
     yield f"round    {result.round}, opened {_when(result.opened)}"
+    yield f"receipt  {result.receipt[:16] or 'erased'}"
     yield f"members  {result.members}"
     yield f"rules    {result.rules or 'none: everything is told as it is'}"
+    if result.privacy:
+        yield f"noise    {result.privacy}"
     for told in result.statistics:
         yield ""
         if isinstance(told, Withheld):
@@ -106,7 +110,7 @@ def in_text(result: StudyResult) -> Iterator[str]:
         yield f"{told.id}: n = {told.n}{left_out}"
         for note in told.notes:
             yield f"  note: {note}"
-        for table in told.tables():
+        for table in tables_of(told):
             yield from _aligned(table)
 
 

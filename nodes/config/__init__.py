@@ -16,7 +16,7 @@ from nodes.config.parts import (
     RevocationRules,
     Trust,
 )
-from nodes.config.patient import HospitalAddress, PatientConfig, Policy, Vouched
+from nodes.config.patient import HospitalAddress, PatientConfig, Policy, PrivacyBudget, Vouched
 from nodes.config.read import admin_of, check_hospital, check_patient, check_relay, identity_of, with_values
 from nodes.config.relay import RelayConfig, RelayQuota
 
@@ -31,6 +31,7 @@ __all__ = [
     "LogConfig",
     "PatientConfig",
     "Policy",
+    "PrivacyBudget",
     "RelayAddress",
     "RelayConfig",
     "RelayQuota",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator
+from fractions import Fraction
 from ipaddress import ip_address
 from typing import Annotated, Literal
 
 import msgspec
 
+from mpc.privacy import Budget
 from mpc.statistics import FAMILIES
-from mpc.study import MAX_RECORDS, MINIMUM_COHORT
+from mpc.study import MAX_RECORDS, MEMBER, MILLION, MINIMUM_COHORT, MOST_EPSILON, TINY
 from nodes.config.parts import NodeConfig, Struct, Trust
 from nodes.fields import Digest, Endpoints, Listen, Name, Positive, Proxy, Text, Url, address, digest
 from nodes.sources import SourceConfig
@@ -52,6 +54,20 @@ def _statistic(pattern: str) -> Iterator[Problem]:
         yield Problem((), f"matches no statistic; there are {', '.join(FAMILIES)}")
 
 
+class PrivacyBudget(Struct, frozen=True, kw_only=True):
+    """What all studies together may learn from one source in a period, as differential privacy has it."""
+
+    epsilon: Annotated[float, msgspec.Meta(gt=0, le=MOST_EPSILON)] | Annotated[int, msgspec.Meta(ge=1, le=MOST_EPSILON)]
+    delta: Annotated[float, msgspec.Meta(gt=0, lt=1)]
+    per: Literal["record", "member"] = MEMBER
+    """Whose presence or value is hidden: that of each record, or all that this node holds."""
+
+    def budget(self, records: int) -> Budget:
+        """As the protocol has it: no larger than what was written."""
+        epsilon, delta = (int(Fraction(str(given)) * parts) for given, parts in ((self.epsilon, MILLION), (self.delta, TINY)))
+        return Budget.of(epsilon, delta, self.per, records)
+
+
 class Policy(Struct, frozen=True, kw_only=True):
     """What this patient takes part in. All of it is decided without looking at a value."""
 
@@ -59,6 +75,20 @@ class Policy(Struct, frozen=True, kw_only=True):
     """Patterns (as in a shell) for the ids of studies."""
     statistics: Annotated[tuple[Annotated[Text, checked(_statistic)], ...], msgspec.Meta(min_length=1)] = ("*",)
     """Patterns for the kinds of statistics."""
+    purposes: Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)] = ("*",)
+    """Patterns for what studies are for, in their own words."""
+    ask: tuple[Text, ...] = ()
+    """Patterns for the ids of studies that wait for a person, once no rule refuses them."""
+    guard: Literal["bound", "pairwise", "privacy-budget"] = "bound"
+    """What keeps rosters that differ from telling this patient apart; docs/privacy.md says what each can do."""
+    period: Positive = 30 * 24 * 3600
+    """Seconds from a source's first contribution for which the guard remembers it, and its values are used again."""
+    rounds_per_period: Positive = 100
+    """Of one source."""
+    privacy_budget: PrivacyBudget | None = None
+    """With it, studies take part only if they add noise, until it is spent."""
+    least_per_cell: Annotated[int, msgspec.Meta(ge=0)] | Annotated[float, msgspec.Meta(ge=0)] = 1
+    """Records that the narrowest bin, category or group of a study must expect, were values spread evenly; 0: no such rule."""
     records: Annotated[int, msgspec.Meta(ge=1, le=MAX_RECORDS)] = 1
     """The most records that its sources hold: 1 is a person. A study that takes fewer is declined."""
     floor: Annotated[int, msgspec.Meta(ge=MINIMUM_COHORT)] = MINIMUM_COHORT
@@ -71,6 +101,14 @@ class Policy(Struct, frozen=True, kw_only=True):
     max_seconds: Positive = 7 * 24 * 3600
     """From an invitation to the deadline of its round."""
     invitations_per_minute: Positive = 60
+
+    def problems(self) -> Iterator[Problem]:
+        """A guard needs what it guards with."""
+        if self.guard == "privacy-budget" and self.privacy_budget is None:
+            yield Problem(
+                ("privacy_budget",),
+                "is missing, and the guard relies on it alone; add privacy_budget: {epsilon: 1, delta: 1.0e-6}",
+            )
 
 
 class PatientConfig(NodeConfig, frozen=True, kw_only=True):

@@ -85,7 +85,7 @@ def with_values(config: PatientConfig, given: Sequence[str]) -> PatientConfig:
             raise UsageError(f"--value: {name}: {error}") from None
         if value is None:
             raise UsageError(f"--value: {name}: is empty")
-        sources[name] = msgspec.structs.replace(sources[name], literal=LiteralValues(value), csv=None, synthetic=None)
+        sources[name] = sources[name].holding(LiteralValues(value))
     return msgspec.structs.replace(config, sources=sources)
 
 

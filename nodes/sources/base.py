@@ -1,24 +1,25 @@
 """What a source is: a reader of a column, and what the patient declares about its values. No error here repeats a value.
 
-A column has one entry a record; of a variable with a length, `length` entries a record, record after record.
+A column has one entry a record; of a variable with a length, `length` entries a record, record after record. What stands in the
+rows of one table belongs together row by row; across tables, only what has keys does (`nodes.sources.records`).
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from decimal import Decimal
+from typing import Any, NoReturn, Protocol
+from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
 
-from mpc.disclosure import Bounds, Categories, refuse_variable
+from mpc.disclosure import Bounds, Categories
 from mpc.errors import DataError
-from mpc.statistics.columns import numbers, steps
 from mpc.statistics.component import MISSING, Values
-from mpc.study import CATEGORY, Study, Variable
 
 Numbers = npt.NDArray[np.float64]
 Column = Values | Numbers | list[str]
@@ -49,8 +50,29 @@ class Wanted:
         return self.records * self.length
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Found:
+    """What a reader has found. Prints nothing of it."""
+
+    column: Column
+    table: str
+    """In whose rows the entries stand: those of one table belong together row by row, unless they have keys."""
+    keys: Sequence[str] | None = None
+    """Whose entry each is, where the source says that: then records are found by these, in whatever row they stand."""
+
+
 class Reader(Protocol):
     """One kind of source, as it stands in the configuration."""
+
+    @property
+    def quick(self) -> bool:
+        """Whether reading takes no time, as of what stands in the configuration itself."""
+        ...
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Libraries of the extra `sources` that reading takes."""
+        ...
 
     @property
     def place(self) -> str:
@@ -58,8 +80,8 @@ class Reader(Protocol):
         ...
 
     @classmethod
-    def read(cls, asked: Sequence[tuple[Any, Wanted]]) -> list[Column]:
-        """The columns of all readers of this kind that one round asks for: what lies in one file is read at one moment.
+    def read(cls, asked: Sequence[tuple[Any, Wanted]]) -> list[Found]:
+        """What all readers of this kind find that one round asks for: what lies in one file is read at one moment. Blocking.
 
         Raises DataError when there are none such. The caller checks length, bounds and names.
         """
@@ -75,84 +97,9 @@ class Source:
     reader: Reader = field(repr=False)
 
 
-def read_study(study: Study, sources: Mapping[str, Source], records: int) -> dict[str, Values]:
-    """The study's variables in its own steps, shape (records x length,) each. Blocking: call it off the event loop.
-
-    `records` is the most that this node declares to hold. Raises DataError that names the variable, the record and the broken
-    rule, and never a value.
-    """
-    most = records if study.records > 1 else 1
-    asked = [(v, sources[v.name], Wanted(v.name, sources[v.name].declared, v.length, most)) for v in study.variables]
-    for variable, source, _ in asked:
-        # What was consented to may have been another configuration's.
-        reason = refuse_variable(variable, source.declared)
-        if reason:
-            raise DataError(f"variable {variable.name}: {reason}; leave the study, or correct the source")
-    columns: dict[str, Column] = {}
-    for kind in dict.fromkeys(type(source.reader) for _, source, _ in asked):
-        ours = [(source.reader, wanted) for _, source, wanted in asked if type(source.reader) is kind]
-        columns |= zip((wanted.variable for _, wanted in ours), kind.read(ours), strict=True)
-    return {
-        variable.name: _in_steps(variable, columns[variable.name], wanted, source.reader.place, one=study.records == 1)
-        for variable, source, wanted in asked
-    }
-
-
-def _in_steps(variable: Variable, column: Column, wanted: Wanted, place: str, *, one: bool) -> Values:
-    what = f"variable {variable.name}: {place}"
-    _check_size(what, len(column), wanted, one=one)
-    absent = _check_entries(what, column, wanted, one=one)
-    if absent is not None and not variable.omits:
-        raise DataError(f"{what}: {_nth(wanted, absent, len(column), one=one)} is missing, which the study refuses; fill it in")
-    if variable.type == CATEGORY:
-        assert isinstance(column, list), "the source has categories, as `refuse_variable` says"
-        return numbers(variable, column)
-    assert not isinstance(column, list), "the source has numbers"
-    return steps(variable, column)
-
-
-def _check_size(what: str, found: int, wanted: Wanted, *, one: bool) -> None:
-    if one and found != wanted.length:
-        has = str(found) if found < wanted.length else "more"
-        raise DataError(
-            f"{what}: the study asks for {wanted.length} values, there are {has}; correct the source or leave the study"
-        )
-    if found > wanted.most:
-        raise DataError(
-            f"{what}: there are more than the {wanted.records} records that the policy declares; raise its 'records', "
-            f"or correct the source"
-        )
-    if found % wanted.length:
-        raise DataError(f"{what}: {found} values are no whole records of {wanted.length}; correct the source")
-
-
-def _check_entries(what: str, column: Column, wanted: Wanted, *, one: bool) -> int | None:
-    """Raises DataError for the first entry that is not as declared. Returns the place of the first that is missing."""
-    declared = wanted.declared
-    if isinstance(declared, Categories):
-        assert isinstance(column, list), "a reader gives what is declared"
-        if not declared.names.issuperset(set(column) - {""}):
-            at = next(at for at, name in enumerate(column) if name and name not in declared.names)
-            nth = _nth(wanted, at, len(column), one=one)
-            raise DataError(f"{what}: {nth} is none of the declared categories; correct it or the categories")
-        return column.index("") if "" in column else None
-    assert not isinstance(column, list), "a reader gives what is declared"
-    absent = column == MISSING if declared.whole else np.isnan(column)
-    low, high = (int(end) if declared.whole else float(end) for end in (declared.minimum, declared.maximum))
-    for beyond, rule in ((column < low, f"below its minimum {low}"), (column > high, f"above its bound {high}")):
-        outside = beyond & ~absent
-        if outside.any():
-            nth = _nth(wanted, int(outside.argmax()), len(column), one=one)
-            raise DataError(f"{what}: {nth} is {rule}; correct it or its bounds")
-    return int(absent.argmax()) if absent.any() else None
-
-
-def _nth(wanted: Wanted, at: int, size: int, *, one: bool) -> str:
-    """An entry in words, counted from 1."""
-    if one:
-        return f"value {at + 1} of {size}"
-    value = f"value {at % wanted.length + 1} of " if wanted.length > 1 else ""
-    return f"{value}record {at // wanted.length + 1} of {size // wanted.length}"
+def refuse(variable: str, where: str, text: str) -> NoReturn:
+    """Raises DataError; what led to it may hold a value, and is left behind."""
+    raise DataError(f"variable {variable}: {where}: {text}") from None
 
 
 def entry(declared: Bounds | Categories, text: str) -> Entry | None:
@@ -204,3 +151,56 @@ def column_of(declared: Bounds | Categories, entries: Sequence[Entry | None]) ->
     if declared.whole:
         return np.array([MISSING if one is None else one for one in entries], dtype=np.int64)
     return np.array([math.nan if one is None else one for one in entries], dtype=np.float64)
+
+
+def typed_entry(declared: Bounds | Categories, value: object) -> Entry | None:
+    """What a value stands for that came with a type, from a database, say; None, NaN and blank text are missing values.
+
+    A whole number may come as 120.0, text is no number, and true and false are neither. Raises ValueError whose text is the
+    broken rule alone.
+    """
+    if _absent(value):
+        return None
+    if isinstance(declared, Categories):
+        if not isinstance(value, str):
+            raise ValueError("is no text, and the source has categories")
+        return value.strip(_BLANKS)
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        raise ValueError("is text where a number should be" if isinstance(value, str) else "is no number")
+    try:
+        whole = int(value)
+        number = float(value)
+    except (OverflowError, ValueError):  # infinite, or an integer beyond every float
+        raise ValueError("is too large for a number") from None
+    if not declared.whole:
+        return number
+    if whole != value:
+        raise ValueError("is not a whole number")
+    if not MISSING < whole < 2**63:
+        raise ValueError("does not fit in 64 bits")
+    return whole
+
+
+def key_of(value: object) -> str:
+    """A key as text, so that 17 and "17" are one. Raises ValueError whose text is the broken rule alone."""
+    if _absent(value):
+        raise ValueError("is missing")
+    if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | str | UUID):
+        raise ValueError("is no text and no whole number")
+    return str(value).strip(_BLANKS)
+
+
+def _absent(value: object) -> bool:
+    match value:
+        case None:
+            return True
+        case str():
+            return not value.strip(_BLANKS)
+        case float():
+            return math.isnan(value)
+        case Decimal():
+            return value.is_nan()
+        case _:
+            return False

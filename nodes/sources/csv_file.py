@@ -2,30 +2,28 @@
 
 The file is UTF-8 with commas, and its first line names the columns. Rows are counted from 1 and without that line; errors name
 the line in the file. An empty cell is a missing value. All that one round asks of a file is read at once, so that its columns
-have the same records, and in pieces: of a long file, 8 bytes a number stay in memory.
+have the same records, and in pieces: of a long file, 8 bytes a number stay in memory, and its keys where it has any.
 """
 
 from __future__ import annotations
 
 import csv
 import re
-import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn, TextIO
+from typing import ClassVar, NamedTuple, NoReturn, TextIO
 
 import msgspec
 import numpy as np
 
 from mpc.disclosure import Categories
-from mpc.errors import DataError
-from mpc.statistics.component import MISSING, Values
+from mpc.statistics.component import MISSING
 from nodes.fields import Positive, Text
-from nodes.sources.base import Column, Entry, Numbers, Wanted, column_of, entry
+from nodes.sources.base import Column, Entry, Found, Wanted, column_of, entry, key_of, refuse
+from nodes.sources.files import reading, together
+from nodes.sources.table import PIECE, is_number, joined, shown
 from nodes.yaml_struct import Problem
 
-_PIECE = 4096
-"""Rows that are read before their cells become numbers."""
 _WHOLE = re.compile(r"[0-9+,-]*", re.ASCII)
 _DECIMAL = re.compile(r"[0-9+,.eE-]*", re.ASCII)
 
@@ -33,14 +31,21 @@ _DECIMAL = re.compile(r"[0-9+,.eE-]*", re.ASCII)
 class CsvFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which cells of which file."""
 
+    needs: ClassVar[tuple[str, ...]] = ()
+    quick: ClassVar[bool] = False
+
     file: Path
     column: Text | None = None
     row: Positive | None = None
+    key: Text | None = None
+    """The column that says whose value each row has, where a study asks for variables of several tables."""
 
     def problems(self) -> Iterator[Problem]:
         """A file alone does not say which of its cells are meant."""
         if self.column is None and self.row is None:
             yield Problem((), "says neither column nor row; give one of them, or both for one cell")
+        if self.key is not None and self.row is not None:
+            yield Problem(("key",), "says whose value each row has, and one row is named; remove one of the two")
 
     @property
     def place(self) -> str:
@@ -49,29 +54,19 @@ class CsvFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return " and ".join(filter(None, (what, f"row {self.row}" if self.row is not None else ""))) + f" of {self.file}"
 
     @classmethod
-    def read(cls, asked: Sequence[tuple[CsvFile, Wanted]]) -> list[Column]:
+    def read(cls, asked: Sequence[tuple[CsvFile, Wanted]]) -> list[Found]:
         """The cells. Raises DataError that names file, line and rule, never a value."""
-        columns: list[Column] = [[]] * len(asked)
-        for path in dict.fromkeys(source.file for source, _ in asked):
-            ours = [at for at, (source, _) in enumerate(asked) if source.file == path]
-            for at, column in zip(ours, _read(path, [asked[at] for at in ours]), strict=True):
-                columns[at] = column
-        return columns
+        return together(asked, lambda source: source.file, _read)
 
 
-def _read(path: Path, asked: Sequence[tuple[CsvFile, Wanted]]) -> list[Column]:
+def _read(path: Path, asked: Sequence[tuple[CsvFile, Wanted]]) -> list[Found]:
     variable = asked[0][1].variable
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block
-            _refuse(variable, str(path), "is not a regular file; name a CSV file")
-        with path.open(encoding="utf-8-sig", newline="") as text:
-            return _Table(path, text, variable).read(asked)
-    except FileNotFoundError:
-        _refuse(variable, str(path), "there is no such file; check the path")
-    except UnicodeDecodeError:
-        _refuse(variable, f"{path}:{_undecodable_line(path)}", "is not UTF-8; save the file as UTF-8")
-    except OSError as error:
-        _refuse(variable, str(path), f"cannot be read ({error.strerror}); check path, owner and mode")
+    with reading(variable, path, "a CSV file"):
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as text:
+                return _Table(path, text, variable).read(asked)
+        except UnicodeDecodeError:
+            refuse(variable, f"{path}:{_undecodable_line(path)}", "is not UTF-8; save the file as UTF-8")
 
 
 class _Rows(NamedTuple):
@@ -97,30 +92,37 @@ class _Table:
         if not any(self.names):
             self.fail("the first line must name the columns; add it")
         # A file without a header would lose its first row in silence, and its values would be printed as names.
-        if all(_is_number(name) for name in self.names):
+        if all(is_number(name) for name in self.names):
             self.fail("the first line holds numbers only; add a line above it that names the columns")
         for name in self.names:
             if self.names.count(name) > 1:
-                self.fail(f"two columns are called {_shown(name)}; give each its own name")
+                self.fail(f"two columns are called {shown(name)}; give each its own name")
 
-    def read(self, asked: Sequence[tuple[CsvFile, Wanted]]) -> list[Column]:
-        """A column for each; a long one ends as soon as it has more than is of use."""
+    def read(self, asked: Sequence[tuple[CsvFile, Wanted]]) -> list[Found]:
+        """What each has; a long one ends as soon as it has more than is of use."""
         for source, wanted in asked:
-            if source.column is not None and source.column not in self.names:
-                self.fail(f"there is no column {source.column!r}; it has {', '.join(map(_shown, self.names))}", wanted)
+            for name in filter(None, (source.column, source.key)):
+                if name not in self.names:
+                    self.fail(f"there is no column {name!r}; it has {', '.join(map(shown, self.names))}", wanted)
         pieces: list[list[Column]] = [[] for _ in asked]
+        keys: list[list[str]] = [[] for _ in asked]
         count = 0
         for rows in self._pieces():
             count += len(rows.cells)
-            for (source, wanted), found in zip(asked, pieces, strict=True):
+            for (source, wanted), found, whose in zip(asked, pieces, keys, strict=True):
                 found.extend(self._piece(source, wanted, rows))
+                if source.key is not None:
+                    whose.extend(self._keys(source.key, wanted, rows))
             if all(self._enough(source, wanted, count) for source, wanted in asked):
                 break
         for source, wanted in asked:
             if source.row is not None and source.row > count:
                 text = f"there is no row {source.row}; it has {count} rows below the names of the columns"
                 self.fail(text, wanted, line=False)
-        return [_joined(wanted, found) for (_, wanted), found in zip(asked, pieces, strict=True)]
+        return [
+            Found(joined(wanted.declared, found), str(self.path), None if source.key is None else whose)
+            for (source, wanted), found, whose in zip(asked, pieces, keys, strict=True)
+        ]
 
     @staticmethod
     def _enough(source: CsvFile, wanted: Wanted, count: int) -> bool:
@@ -137,6 +139,17 @@ class _Table:
             lines = [rows.lines[place]] * len(chosen)
             yield self._parse(wanted, [rows.cells[place][at] for at in chosen], lines, chosen)
 
+    def _keys(self, name: str, wanted: Wanted, rows: _Rows) -> Iterator[str]:
+        at = self.names.index(name)
+        for cells, line in zip(rows.cells, rows.lines, strict=True):
+            try:
+                yield key_of(cells[at])
+            except ValueError as rule:
+                broken = str(rule)
+            else:
+                continue
+            self.fail(f"the key in column {name!r} {broken}; give every row its own", wanted, at=line)
+
     def _parse(self, wanted: Wanted, cells: list[str], lines: Sequence[int], columns: Sequence[int]) -> Column:
         quick = _quick(wanted, cells)
         if quick is not None:
@@ -149,7 +162,7 @@ class _Table:
                 broken = str(rule)
             else:
                 continue
-            self.fail(f"column {_shown(self.names[at])} {broken}; {_advice(wanted)}", wanted, at=line)
+            self.fail(f"column {shown(self.names[at])} {broken}; {_advice(wanted)}", wanted, at=line)
         return column_of(wanted.declared, entries)
 
     def _pieces(self) -> Iterator[_Rows]:
@@ -159,9 +172,9 @@ class _Table:
         for row in self._rows():
             cells.append(row)
             lines.append(self.reader.line_num)
-            if len(cells) == _PIECE:
+            if len(cells) == PIECE:
                 yield _Rows(first, cells, lines)
-                first, cells, lines = first + _PIECE, [], []
+                first, cells, lines = first + PIECE, [], []
         if cells:
             yield _Rows(first, cells, lines)
 
@@ -187,13 +200,14 @@ class _Table:
     def fail(self, text: str, wanted: Wanted | None = None, *, line: bool = True, at: int = 0) -> NoReturn:
         """Raises DataError for the line `at`, for the current one, or for the file."""
         place = f":{at or self.reader.line_num or 1}" if line else ""
-        _refuse(wanted.variable if wanted is not None else self.variable, f"{self.path}{place}", text)
+        refuse(wanted.variable if wanted is not None else self.variable, f"{self.path}{place}", text)
 
 
 def _quick(wanted: Wanted, cells: list[str]) -> Column | None:
     """All cells at once, where there is nothing to say about any: plain numbers without blanks, none missing."""
     if isinstance(wanted.declared, Categories):
-        return [cell.strip(" \t") for cell in cells]
+        known = {name: name for name in wanted.declared.names}  # one text for all records that have it
+        return [known.get(name, name) for name in (cell.strip(" \t") for cell in cells)]
     together, whole = ",".join(cells), wanted.declared.whole
     # int() and float() take more than we do (1_000, inf, digits of other scripts), but nothing of it in these letters.
     if (_WHOLE if whole else _DECIMAL).fullmatch(together) is None:
@@ -208,36 +222,11 @@ def _quick(wanted: Wanted, cells: list[str]) -> Column | None:
     return numbers if bool(np.isfinite(numbers).all()) else None
 
 
-def _joined(wanted: Wanted, pieces: list[Column]) -> Column:
-    if isinstance(wanted.declared, Categories):
-        return [name for piece in pieces for name in piece]
-    arrays = [piece for piece in pieces if not isinstance(piece, list)]
-    joined: Values | Numbers = np.concatenate([column_of(wanted.declared, []), *arrays])
-    return joined
-
-
 def _advice(wanted: Wanted) -> str:
     """What to do about a cell that is no number."""
     if isinstance(wanted.declared, Categories) or not wanted.declared.whole:
         return "write digits with a point, or leave the cell empty where there is no value"
     return "write a whole number, or give bounds with a point ([0.0, 9.5]) where there are decimals"
-
-
-def _refuse(variable: str, where: str, text: str) -> NoReturn:
-    raise DataError(f"variable {variable}: {where}: {text}") from None
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _shown(name: str) -> str:
-    """A column's name for an error; what might be a value that slipped into the first line is not printed."""
-    return "<a number>" if _is_number(name) else repr(name)
 
 
 def _undecodable_line(path: Path) -> int:

@@ -12,7 +12,7 @@ import msgspec
 
 from mpc.disclosure import Bounds, Categories
 from nodes.fields import Int64, Text
-from nodes.sources.base import Column, Entry, Wanted, column_of
+from nodes.sources.base import Entry, Found, Wanted, column_of
 from nodes.yaml_struct import Problem
 
 _Scalar = Int64 | float | Text
@@ -26,6 +26,8 @@ class LiteralValues:
     yaml_form: ClassVar[object] = _Scalar | Annotated[tuple[_Scalar | None, ...], msgspec.Meta(min_length=1)]
 
     place: ClassVar[str] = "its literal"
+    needs: ClassVar[tuple[str, ...]] = ()
+    quick: ClassVar[bool] = True
 
     def __init__(self, values: Entry | tuple[Entry | None, ...]) -> None:
         self._listed = isinstance(values, tuple)
@@ -49,6 +51,6 @@ class LiteralValues:
                 yield Problem(place, f"is too small; give {-(2**63) + 1} or more")
 
     @classmethod
-    def read(cls, asked: Sequence[tuple[LiteralValues, Wanted]]) -> list[Column]:
+    def read(cls, asked: Sequence[tuple[LiteralValues, Wanted]]) -> list[Found]:
         """The values as they stand."""
-        return [column_of(wanted.declared, literal._entries) for literal, wanted in asked]
+        return [Found(column_of(wanted.declared, literal._entries), "literals") for literal, wanted in asked]

@@ -12,13 +12,15 @@ import numpy as np
 from mpc.disclosure import Categories
 from mpc.statistics.component import MISSING
 from nodes.fields import Positive
-from nodes.sources.base import Column, Wanted
+from nodes.sources.base import Column, Found, Wanted
 
 
 class SyntheticValues(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Uniform over what is declared, and the same for the same seed: `numpy.random.default_rng(seed)`."""
 
     place: ClassVar[str] = "its made-up values"
+    needs: ClassVar[tuple[str, ...]] = ()
+    quick: ClassVar[bool] = True
 
     seed: Annotated[int, msgspec.Meta(ge=0)]
     records: Positive = 1
@@ -29,9 +31,9 @@ class SyntheticValues(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         return "<SyntheticValues>"
 
     @classmethod
-    def read(cls, asked: Sequence[tuple[SyntheticValues, Wanted]]) -> list[Column]:
+    def read(cls, asked: Sequence[tuple[SyntheticValues, Wanted]]) -> list[Found]:
         """One column each."""
-        return [made._column(wanted) for made, wanted in asked]
+        return [Found(made._column(wanted), "made up") for made, wanted in asked]
 
     def _column(self, wanted: Wanted) -> Column:
         generator, size, declared = np.random.default_rng(self.seed), self.records * wanted.length, wanted.declared

@@ -68,10 +68,39 @@ class Closed:
 
 
 @dataclass(frozen=True, slots=True)
+class ReceiptPart:
+    """The receipt of a round, or a countersignature that is added to it. For others to see, and so not sealed."""
+
+    number: int
+    """0: the receipt, which comes with the end of the round; else the member's place in the roster, from 1."""
+    content: bytes = field(repr=False)
+    digest: bytes = b""
+    """By which people call the receipt; empty for a countersignature."""
+    until: float = 0.0
+    """Unix seconds until which countersignatures are added; 0.0 where none are."""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """One thing that `nodes.ledger` remembers, which says what it means. It takes the place of an earlier one of its name."""
+
+    kind: str
+    key: str
+    """With `kind` its name."""
+    at: float
+    """Unix seconds."""
+    until: float
+    """When it may be forgotten; infinity for never."""
+    content: bytes = field(repr=False)
+    """Sealed where it tells of values."""
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """What one transition changes."""
 
     round_id: bytes
+    """Empty where only lines and entries are kept, of no round."""
     begun: Begun | None = None
     event: bytes = field(default=b"", repr=False)
     """The event, sealed under the round's key; empty when none was taken."""
@@ -80,6 +109,9 @@ class Step:
     """The outbox of the round is emptied first."""
     closed: Closed | None = None
     audit: tuple[AuditLine, ...] = ()
+    receipt: ReceiptPart | None = None
+    """A countersignature that is there already, or whose round was erased, is passed over."""
+    ledger: tuple[LedgerEntry, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +132,27 @@ class ClosedRound:
     opened: float
     study: str
     closed: Closed
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptLine:
+    """That there is a receipt."""
+
+    round_id: bytes
+    study: str
+    at: float
+    """When the round ended here, Unix seconds."""
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeptReceipt:
+    """A receipt with what was added to it."""
+
+    round_id: bytes
+    content: bytes = field(repr=False)
+    countersignatures: tuple[tuple[int, bytes], ...]
+    """(place in the roster from 1, content), in this order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +234,26 @@ class Store(AuditStore, Protocol):
 
     async def find_closed(self, round_id: bytes) -> ClosedRound | None:
         """A round that has ended."""
+        ...
+
+    async def receipts(self, limit: int) -> list[ReceiptLine]:
+        """The receipts of the rounds that ended last, newest first."""
+        ...
+
+    async def find_receipt(self, round_id: bytes) -> KeptReceipt | None:
+        """The receipt of a round."""
+        ...
+
+    async def open_receipts(self, now: float) -> list[KeptReceipt]:
+        """Those to which countersignatures are still added at `now` (Unix seconds)."""
+        ...
+
+    async def ledger(self) -> list[LedgerEntry]:
+        """Every entry, in the order in which their names were first kept."""
+        ...
+
+    async def forget_ledger(self, now: float) -> None:
+        """Deletes the entries that may be forgotten at `now` (Unix seconds)."""
         ...
 
     async def keep_key(self, key: KeptKey) -> None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import importlib
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import groupby
 from typing import Any
 
 import msgspec
@@ -19,7 +21,18 @@ import msgspec
 from mpc.errors import ConfigError, UserError
 from nodes.store.audit import ERASED_AT_ONCE, AuditLine, Chain, Head, Kept
 from nodes.store.audit_postgres import AuditTables
-from nodes.store.base import Begun, ClosedRound, KeptKey, OpenRound, Posted, Step, StoreError
+from nodes.store.base import (
+    Begun,
+    ClosedRound,
+    KeptKey,
+    KeptReceipt,
+    LedgerEntry,
+    OpenRound,
+    Posted,
+    ReceiptLine,
+    Step,
+    StoreError,
+)
 from nodes.store.rows import closed_round, inconsistent
 from nodes.store.schema import POSTGRES, refuse_newer
 from nodes.store.sealing import StorageKey
@@ -174,6 +187,33 @@ class PostgresStore:
         )
         return closed_round(*rows[0]) if rows else None
 
+    async def receipts(self, limit: int) -> list[ReceiptLine]:
+        """See `Store.receipts`."""
+        rows = await self._fetch(
+            "SELECT round, study, at, digest FROM cohortium.receipts JOIN cohortium.rounds USING (node, round)"
+            " WHERE node = $1 AND number = 0 ORDER BY ended DESC, id DESC LIMIT $2",
+            limit,
+        )
+        return [ReceiptLine(*row) for row in rows]
+
+    async def find_receipt(self, round_id: bytes) -> KeptReceipt | None:
+        """See `Store.find_receipt`."""
+        found = await self._receipts(round_id=round_id)
+        return found[0] if found else None
+
+    async def open_receipts(self, now: float) -> list[KeptReceipt]:
+        """See `Store.open_receipts`."""
+        return await self._receipts(now=now)
+
+    async def ledger(self) -> list[LedgerEntry]:
+        """See `Store.ledger`."""
+        rows = await self._fetch("SELECT kind, key, at, until, content FROM cohortium.ledger WHERE node = $1 ORDER BY id")
+        return [LedgerEntry(*row) for row in rows]
+
+    async def forget_ledger(self, now: float) -> None:
+        """See `Store.forget_ledger`."""
+        await self._execute("DELETE FROM cohortium.ledger WHERE node = $1 AND until <= $2", now)
+
     async def keep_key(self, key: KeptKey) -> None:
         """See `Store.keep_key`."""
         await self._execute(
@@ -260,6 +300,20 @@ class PostgresStore:
         )
         return len(rounds)
 
+    async def _receipts(self, round_id: bytes = b"", now: float = math.inf) -> list[KeptReceipt]:
+        """The receipt of a round, or those that are open at `now`."""
+        rows = await self._fetch(
+            "SELECT round, number, content FROM cohortium.receipts WHERE node = $1 AND (round = $2 OR round IN"
+            " (SELECT round FROM cohortium.receipts WHERE node = $1 AND until > $3)) ORDER BY round, number",
+            round_id,
+            now,
+        )
+        return [
+            KeptReceipt(round_id, first, tuple((number, content) for _, number, content in others))
+            for round_id, group in groupby(rows, key=lambda row: row[0])
+            for (_, _, first), *others in [list(group)]
+        ]
+
     async def _fetch(self, query: str, *values: object) -> list[Any]:
         async with self._session() as connection:
             rows: list[Any] = await connection.fetch(query, self._node, *values)
@@ -308,6 +362,25 @@ class PostgresStore:
             )
             _expect_one(ended, step.round_id)
             await connection.execute("DELETE FROM cohortium.events WHERE node = $1 AND round = $2", *place)
+        if step.receipt is not None:
+            part = step.receipt
+            await connection.execute(
+                "INSERT INTO cohortium.receipts (node, round, number, digest, until, content)"
+                " SELECT $1, $2, $3, $4, $5, $6 FROM cohortium.rounds WHERE node = $1 AND round = $2 AND ended IS NOT NULL"
+                " ON CONFLICT DO NOTHING",
+                *place,
+                part.number,
+                part.digest,
+                part.until,
+                part.content,
+            )
+        if step.ledger:
+            await connection.executemany(
+                "INSERT INTO cohortium.ledger (node, kind, key, at, until, content) VALUES ($1, $2, $3, $4, $5, $6)"
+                " ON CONFLICT (node, kind, key)"
+                " DO UPDATE SET at = excluded.at, until = excluded.until, content = excluded.content",
+                [(self._node, one.kind, one.key, one.at, one.until, one.content) for one in step.ledger],
+            )
         if step.posted:
             await connection.executemany(
                 "INSERT INTO cohortium.outbox (node, round, number, recipient, kind, endpoint, until, envelope)"

@@ -47,6 +47,16 @@ SQLITE = (
         PRIMARY KEY (round, number)
     ) STRICT;
 
+    CREATE TABLE receipts (                 -- nodes.store.base.ReceiptPart
+        round INTEGER NOT NULL REFERENCES rounds (id) ON DELETE CASCADE,
+        number INTEGER NOT NULL,
+        digest BLOB NOT NULL,
+        until REAL NOT NULL,
+        content BLOB NOT NULL,
+        piece INTEGER,                      -- as in events
+        PRIMARY KEY (round, number)
+    ) STRICT;
+
     CREATE TABLE outbox (
         id INTEGER PRIMARY KEY,
         round BLOB NOT NULL,                -- no reference: messages outlive their round
@@ -70,6 +80,16 @@ SQLITE = (
         tag BLOB NOT NULL
     ) STRICT;
     CREATE INDEX audit_at ON audit (at);
+
+    CREATE TABLE ledger (                   -- nodes.store.base.LedgerEntry
+        id INTEGER PRIMARY KEY,
+        kind TEXT NOT NULL,
+        key TEXT NOT NULL,
+        at REAL NOT NULL,
+        until REAL NOT NULL,
+        content BLOB NOT NULL,              -- sealed where it tells of values
+        UNIQUE (kind, key)
+    ) STRICT;
 
     CREATE TABLE keys (
         id INTEGER PRIMARY KEY,
@@ -123,6 +143,17 @@ POSTGRES = (
         FOREIGN KEY (node, round) REFERENCES cohortium.rounds ON DELETE CASCADE
     );
 
+    CREATE TABLE cohortium.receipts (
+        node integer NOT NULL,
+        round bytea NOT NULL,
+        number integer NOT NULL,
+        digest bytea NOT NULL,
+        until double precision NOT NULL,
+        content bytea NOT NULL,
+        PRIMARY KEY (node, round, number),
+        FOREIGN KEY (node, round) REFERENCES cohortium.rounds ON DELETE CASCADE
+    );
+
     CREATE TABLE cohortium.outbox (
         node integer NOT NULL REFERENCES cohortium.stores,
         round bytea NOT NULL,
@@ -148,6 +179,17 @@ POSTGRES = (
         PRIMARY KEY (node, number)
     );
     CREATE INDEX audit_at ON cohortium.audit (node, at);
+
+    CREATE TABLE cohortium.ledger (
+        node integer NOT NULL REFERENCES cohortium.stores,
+        kind text NOT NULL,
+        key text NOT NULL,
+        id bigint GENERATED ALWAYS AS IDENTITY,
+        at double precision NOT NULL,
+        until double precision NOT NULL,
+        content bytea NOT NULL,
+        PRIMARY KEY (node, kind, key)
+    );
 
     CREATE TABLE cohortium.keys (
         node integer NOT NULL REFERENCES cohortium.stores,

@@ -6,6 +6,7 @@ of every answer from then on, and deleted when the thread is quiet. (Its key is 
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Sequence
 from functools import partial
@@ -16,7 +17,18 @@ import msgspec
 
 from nodes.store import audit_sqlite
 from nodes.store.audit import ERASED_AT_ONCE, AuditLine, Chain, Head, Kept
-from nodes.store.base import Begun, ClosedRound, KeptKey, OpenRound, Posted, Step, StoreError
+from nodes.store.base import (
+    Begun,
+    ClosedRound,
+    KeptKey,
+    KeptReceipt,
+    LedgerEntry,
+    OpenRound,
+    Posted,
+    ReceiptLine,
+    Step,
+    StoreError,
+)
 from nodes.store.database import Database
 from nodes.store.large import LARGE_BYTES, LargePieces
 from nodes.store.rows import closed_round, inconsistent
@@ -106,6 +118,32 @@ class SqliteStore:
         )
         return closed_round(*rows[0]) if rows else None
 
+    async def receipts(self, limit: int) -> list[ReceiptLine]:
+        """See `Store.receipts`."""
+        rows = await self._rows(
+            "SELECT rounds.round, study, at, digest FROM receipts JOIN rounds ON rounds.id = receipts.round"
+            " WHERE number = 0 ORDER BY ended DESC, rounds.id DESC LIMIT ?",
+            limit,
+        )
+        return [ReceiptLine(*row) for row in rows]
+
+    async def find_receipt(self, round_id: bytes) -> KeptReceipt | None:
+        """See `Store.find_receipt`."""
+        found = await self._database.read(partial(self._receipts, round_id=round_id))
+        return found[0] if found else None
+
+    async def open_receipts(self, now: float) -> list[KeptReceipt]:
+        """See `Store.open_receipts`."""
+        return await self._database.read(partial(self._receipts, now=now))
+
+    async def ledger(self) -> list[LedgerEntry]:
+        """See `Store.ledger`."""
+        return [LedgerEntry(*row) for row in await self._rows("SELECT kind, key, at, until, content FROM ledger ORDER BY id")]
+
+    async def forget_ledger(self, now: float) -> None:
+        """See `Store.forget_ledger`."""
+        await self._change("DELETE FROM ledger WHERE until <= ?", now, untidy=True)
+
     async def keep_key(self, key: KeptKey) -> None:
         """See `Store.keep_key`."""
         await self._change(
@@ -186,6 +224,19 @@ class SqliteStore:
                 )
                 _expect_one(ended, step.round_id)
                 self._database.untidy = True
+            if step.receipt is not None:
+                part = step.receipt
+                connection.execute(
+                    "INSERT INTO receipts (round, number, digest, until, content, piece)"
+                    " SELECT id, ?, ?, ?, ?, ? FROM rounds WHERE round = ? AND ended IS NOT NULL ON CONFLICT DO NOTHING",
+                    (part.number, part.digest, part.until, *self._placed(part.content), step.round_id),
+                )
+            self._database.untidy |= bool(step.ledger)  # what was there before is overwritten, in the log, too
+            connection.executemany(
+                "INSERT INTO ledger (kind, key, at, until, content) VALUES (?, ?, ?, ?, ?) ON CONFLICT (kind, key)"
+                " DO UPDATE SET at = excluded.at, until = excluded.until, content = excluded.content",
+                [(one.kind, one.key, one.at, one.until, one.content) for one in step.ledger],
+            )
             connection.executemany(
                 "INSERT INTO outbox (round, number, recipient, kind, endpoint, until, envelope, piece)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -249,6 +300,26 @@ class SqliteStore:
             for journal, round_id, *begun in rounds
         ]
 
+    def _receipts(self, connection: sqlite3.Connection, round_id: bytes = b"", now: float = math.inf) -> list[KeptReceipt]:
+        """The receipt of a round, or those that are open at `now`."""
+        found = connection.execute(
+            "SELECT rounds.id, rounds.round, content, piece FROM receipts JOIN rounds ON rounds.id = receipts.round"
+            " WHERE number = 0 AND (rounds.round = ? OR until > ?) ORDER BY rounds.id",
+            (round_id, now),
+        ).fetchall()
+        return [
+            KeptReceipt(
+                round_id,
+                self._found(content, piece),
+                tuple(
+                    connection.execute(
+                        "SELECT number, content FROM receipts WHERE round = ? AND number > 0 ORDER BY number", (row,)
+                    ).fetchall()
+                ),
+            )
+            for row, round_id, content, piece in found
+        ]
+
     def _erase_before(self, connection: sqlite3.Connection, at: float, study: str | None) -> tuple[int, int]:
         """How many rounds, and how many lines: there are more of these where it is ERASED_AT_ONCE."""
         values = (at, study)  # a study of NULL is any
@@ -276,6 +347,7 @@ class SqliteStore:
         if not rows:
             named = connection.execute(
                 "SELECT piece FROM events WHERE piece NOT NULL UNION ALL SELECT piece FROM outbox WHERE piece NOT NULL"
+                " UNION ALL SELECT piece FROM receipts WHERE piece NOT NULL"
             )
             self._large.keep_only({number for (number,) in named})
         return bool(rows)

@@ -6,13 +6,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from typing import TypeVar
 
 from nodes.store.audit import AuditEvent, AuditLine, Chain, Head, Kept
-from nodes.store.base import Begun, ClosedRound, KeptKey, OpenRound, Posted, Step, StoreError
+from nodes.store.base import (
+    Begun,
+    ClosedRound,
+    KeptKey,
+    KeptReceipt,
+    LedgerEntry,
+    OpenRound,
+    Posted,
+    ReceiptLine,
+    ReceiptPart,
+    Step,
+    StoreError,
+)
 from nodes.store.rows import inconsistent
 
 T = TypeVar("T")
@@ -38,9 +50,21 @@ class _Disk:
     outbox: dict[tuple[bytes, int], Posted] = field(default_factory=dict)
     audit: list[Kept] = field(default_factory=list)
     keys: dict[bytes, KeptKey] = field(default_factory=dict)
+    receipts: dict[bytes, dict[int, ReceiptPart]] = field(default_factory=dict)
+    """Of each round, by number."""
+    ledger: dict[tuple[str, str], LedgerEntry] = field(default_factory=dict)
 
     def copy(self) -> _Disk:
-        return _Disk(self.head, dict(self.open), dict(self.closed), dict(self.outbox), list(self.audit), dict(self.keys))
+        return _Disk(
+            self.head,
+            dict(self.open),
+            dict(self.closed),
+            dict(self.outbox),
+            list(self.audit),
+            dict(self.keys),
+            {round_id: dict(parts) for round_id, parts in self.receipts.items()},
+            dict(self.ledger),
+        )
 
     def record(self, lines: Sequence[AuditLine]) -> None:
         self.head, made = _CHAIN.extend(self.head, lines)
@@ -81,6 +105,10 @@ class _Disk:
         if step.closed is not None:
             begun, _ = self.open.pop(round_id)
             self.closed[round_id] = ClosedRound(round_id, begun.opened, begun.study, step.closed)
+        if step.receipt is not None and round_id in self.closed:
+            self.receipts.setdefault(round_id, {}).setdefault(step.receipt.number, step.receipt)
+        for entry in step.ledger:
+            self.ledger[entry.kind, entry.key] = entry
         for post in step.posted:
             if (round_id, post.number) in self.outbox:
                 raise inconsistent(round_id, f"has a message {post.number} already")
@@ -184,6 +212,45 @@ class VolatileStore:
         """See `Store.find_closed`."""
         return await self._do("find_closed", lambda: self._disk.closed.get(round_id))
 
+    async def receipts(self, limit: int) -> list[ReceiptLine]:
+        """See `Store.receipts`."""
+
+        def look() -> list[ReceiptLine]:
+            disk = self._disk
+            ended = (one for one in reversed(disk.closed.values()) if one.round_id in disk.receipts)
+            return [
+                ReceiptLine(one.round_id, one.study, one.closed.at, disk.receipts[one.round_id][0].digest)
+                for one in islice(ended, limit)
+            ]
+
+        return await self._do("receipts", look)
+
+    async def find_receipt(self, round_id: bytes) -> KeptReceipt | None:
+        """See `Store.find_receipt`."""
+        return await self._do("find_receipt", lambda: next(self._receipts(lambda one, _part: one == round_id), None))
+
+    async def open_receipts(self, now: float) -> list[KeptReceipt]:
+        """See `Store.open_receipts`."""
+        return await self._do("open_receipts", lambda: list(self._receipts(lambda _one, part: part.until > now)))
+
+    def _receipts(self, wanted: Callable[[bytes, ReceiptPart], bool]) -> Iterator[KeptReceipt]:
+        for round_id, parts in self._disk.receipts.items():
+            if wanted(round_id, parts[0]):
+                added = tuple((number, parts[number].content) for number in sorted(parts) if number)
+                yield KeptReceipt(round_id, parts[0].content, added)
+
+    async def ledger(self) -> list[LedgerEntry]:
+        """See `Store.ledger`."""
+        return await self._do("ledger", lambda: list(self._disk.ledger.values()))
+
+    async def forget_ledger(self, now: float) -> None:
+        """See `Store.forget_ledger`."""
+
+        def change() -> None:
+            self._disk.ledger = {name: entry for name, entry in self._disk.ledger.items() if entry.until > now}
+
+        await self._do("forget_ledger", change)
+
     async def keep_key(self, key: KeptKey) -> None:
         """See `Store.keep_key`."""
         await self._do("keep_key", lambda: self._disk.keys.update({key.key_id: key}))
@@ -207,6 +274,7 @@ class VolatileStore:
             old = [round_id for round_id, ended in disk.closed.items() if is_old(ended.study, ended.closed.at)]
             for round_id in old:
                 del disk.closed[round_id]
+                disk.receipts.pop(round_id, None)
                 disk.call_back(round_id)
             return len(old) + disk.erase_lines(is_old, at, of_study=study is not None, rounds=len(old))
 

@@ -12,9 +12,11 @@ def test_the_parts_of_a_small_round_are_counted(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(parts, "DEFAULT_BITS", 2048)
     rows = {part.name: part for part in parts.parts(patients=4, length=100, largest_sum=4000)}
     assert rows["expand and add a seed"].times == 24  # four patients, three peers each, sent and received
-    assert rows["seal a small message"].times == 32  # five for each patient, and twelve shares
-    assert rows["TLS request, small"].times == 36  # the invitations besides
-    assert rows["verify a statement"].times == 40  # two of each patient, by four patients and the hospital
+    assert rows["seal a small message"].times == 36  # six for each patient, and twelve shares
+    assert rows["TLS request, small"].times == 40  # the invitations besides
+    assert (
+        rows["verify a statement"].times == 48
+    )  # two of each patient, by all five; the receipt by four, each signature on it by one
     assert all(part.seconds > 0 for part in rows.values())
 
 

@@ -13,7 +13,7 @@ from nodes.sources.synthetic import SyntheticValues
 def test_a_benchmark_expects_what_the_synthetic_source_gives() -> None:
     wanted = Wanted(variable="value", declared=Bounds(0, 1000), length=50)
     readers = [SyntheticValues(seed=values.patient_seed(7, patient)) for patient in range(3)]
-    given = np.array(SyntheticValues.read([(reader, wanted) for reader in readers]))
+    given = np.array([one.column for one in SyntheticValues.read([(reader, wanted) for reader in readers])])
     assert np.array_equal(values.plain_sum(7, patients=3, length=50, largest=1000), given.sum(axis=0))
 
 

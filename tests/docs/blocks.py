@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from mpc.expand import expand
 from mpc.keys import KeyStatement
-from mpc.messages import Consent, Invitation, Kind, PartialSum, Receipt, Roster, Share
+from mpc.messages import Consent, Countersignature, Invitation, Kind, PartialSum, Receipt, Roster, Share
+from mpc.receipt import ReceiptStatement, read_receipt, write_receipt
 from mpc.result import commitment
 from mpc.ring import Ring
 from mpc.secret import Secret
@@ -41,6 +42,7 @@ S = TypeVar("S", bound=Struct)
 
 DOCS = ROOT / "docs"
 _BLOCK = re.compile(r"(<!-- bytes (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+RECEIPT_VECTORS = json.loads((ROOT / "tests" / "vectors" / "receipt.json").read_text(encoding="utf-8"))
 _BYTES_A_LINE = 32
 
 
@@ -316,13 +318,59 @@ def receipt() -> str:
     example = play()
     message = example.find(Kind.RECEIPT, HOSPITAL, "alice")
     content = _content(message, Receipt)
-    assert commitment(content.key, content.result) == content.commitment
+    statement = decode(content.statement.body, ReceiptStatement)
+    signed = _content(example.find(Kind.COUNTERSIGNATURE, "alice", HOSPITAL), Signed)
+    assert commitment(content.key, content.result) == statement.commitment
     return _text(
         _row("key", content.key, "k, drawn by the hospital"),
-        _row("commitment", content.commitment, "HMAC-SHA256(k, result)"),
+        _row("commitment", statement.commitment, "HMAC-SHA256(k, result)"),
+        f"{'statement':<22}{len(content.statement.body)} bytes, signed by the hospital",
+        _row("  digest", example.receipt.digest, "what the receipt is called by"),
         f"{'result':<22}the {len(content.result)} bytes above, because the study publishes to members",
         f"{'Receipt':<22}{len(message.payload)} bytes in an envelope of {len(message.raw)}",
+        "",
+        _row("countersigned", signed.body, "by alice: array of 1, the digest"),
+        _row("  signature", signed.signature),
+        f"{'receipt as a file':<22}{len(write_receipt(example.receipt))} bytes",
     )
+
+
+def receipt_file() -> str:
+    """The frozen receipt of tests/vectors/receipt.json, what is signed in it field by field."""
+    one = read_receipt(RECEIPT_VECTORS["receipt"].encode())
+    said = decode(one.statement.body, ReceiptStatement)
+    begin, *_, end = RECEIPT_VECTORS["receipt"].splitlines()
+    content = encode(one)
+    parts = [content[:1], msgspec.msgpack.encode(one.roster), encode(one.statement)]
+    countersignatures = content[sum(map(len, parts)) :]
+    raw = [msgspec.msgpack.encode(field) for field in msgspec.msgpack.decode(one.statement.body)]
+    assert one.statement.body == b"\x9a" + b"".join(raw)
+    remarks = ("", "", "= context of the roster", "", f'"{said.study_id}"', "", "", *(f"= {at}" for at in _times(said)))
+    names = ReceiptStatement.__struct_fields__
+    return _text(
+        begin,
+        f"{'  array of 3':<22}93",
+        f"{'    roster':<22}{parts[1][:3].hex()}  binary of {len(one.roster)} bytes: the payload of the Roster",
+        f"{'    statement':<22}92  array of 2: Signed",
+        f"{'      body':<22}{msgspec.msgpack.encode(one.statement.body)[:2].hex()}  binary of {len(one.statement.body)} bytes",
+        f"{'        array of 10':<22}9a",
+        *(_row(f"          {name}", octets, remark) for name, octets, remark in zip(names, raw, remarks, strict=True)),
+        _row("      signature", msgspec.msgpack.encode(one.statement.signature), "st-marys: r ‖ s"),
+        f"{'    countersignatures':<22}{countersignatures[:1].hex()}  array of {len(one.countersignatures)}",
+        *(
+            _row(f"      {name}", msgspec.msgpack.encode(signature), "" if signature else "empty: not countersigned (yet)")
+            for name, signature in zip(RECEIPT_VECTORS["countersigned"], one.countersignatures, strict=True)
+        ),
+        end,
+        "",
+        _row("digest", one.digest, "its name"),
+        f'{"":<22}SHA-256("cohortium/v1/receipt-statement" ‖ 00 ‖ body)',
+        _row("countersigned", encode(Countersignature(one.digest)), "the body of each Countersignature"),
+    )
+
+
+def _times(said: ReceiptStatement) -> tuple[int, int, int]:
+    return said.opened, said.released, said.deadline
 
 
 def _content(message: Message, kind: type[S]) -> S:
@@ -358,6 +406,7 @@ BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
         "key-statement": signed_statement,
         "envelope": envelope_fields,
         "opening": envelope_opening,
+        "receipt-file": receipt_file,
         "audit-log": audit_log,
     },
     "journey.md": {

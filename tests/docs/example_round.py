@@ -31,19 +31,33 @@ from mpc.envelope import Envelope, open_sealed, parse
 from mpc.identity import Credential, Identity
 from mpc.keys import Keyring, RoundKey, WrappingKey, publish
 from mpc.messages import RULES, Kind
+from mpc.receipt import SignedReceipt
 from mpc.rounds.admission import admit
-from mpc.rounds.events import Effect, Event, MessageReceived, OpenRound, ReadValues, Released, Send, ValuesRead
+from mpc.rounds.countersigning import Countersigning
+from mpc.rounds.events import (
+    Countersigned,
+    Effect,
+    Event,
+    MessageReceived,
+    OpenRound,
+    ReadValues,
+    Receipted,
+    Released,
+    Send,
+    ValuesRead,
+)
 from mpc.rounds.hospital import HospitalRound
 from mpc.rounds.patient import PatientRound
 from mpc.statement import Signed
 from mpc.study import Study
 from mpc.wire import Struct, decode
 from nodes.sources import SourceConfig
-from nodes.sources.base import read_study
+from nodes.sources.reading import read_study
 from nodes.studies import load_study
 from nodes.transport.limits import Limits
 from nodes.yaml_struct import load
 from pki.trust import TrustStore
+from tests.mpc.nodes import OpenLedger
 
 ROOT = Path(__file__).resolve().parents[2]
 VECTORS = json.loads((ROOT / "tests" / "vectors" / "envelope.json").read_text(encoding="utf-8"))
@@ -137,6 +151,8 @@ class ExampleRound:
     """In the order in which they arrived."""
     values: dict[str, int]
     released: Released
+    receipt: SignedReceipt
+    """As the hospital has it in the end."""
 
     def find(self, kind: Kind, sender: str, recipient: str) -> Message:
         """The one message of this kind from and to these."""
@@ -182,55 +198,53 @@ def _play(directory: Path) -> ExampleRound:
             drawn(name),
             credentials=Credentials(trust),
             policy=policy,
-            ledger=_Ledger(),
+            ledger=OpenLedger(),
             endpoint=f"https://{name}.example:7001",
         )
         for name in PATIENTS
     }
-    machines: dict[str, HospitalRound | PatientRound] = {HOSPITAL: hospital, **patients}
+    machines: dict[str, HospitalRound | PatientRound | Countersigning] = {HOSPITAL: hospital, **patients}
     round_keys = {name: machine.round_key for name, machine in machines.items()}
+    credentials = {HOSPITAL: hospital.credentials, **{name: machine.credentials for name, machine in patients.items()}}
     messages: list[Message] = []
     happened: list[Effect] = []
+    receipt: SignedReceipt | None = None
     todo: deque[tuple[str, Event | Send]] = deque([(HOSPITAL, OpenRound())])
     while todo:
         name, event = todo.popleft()
         if isinstance(event, Send):
             message = _open(event.envelope, keyrings[event.recipient.name], round_keys[event.recipient.name])
-            receiver = machines[event.recipient.name]
             admitted = admit(
                 message.envelope,
                 peer=keyrings[name].identity,
                 me=event.recipient,
-                credentials=receiver.credentials,
+                credentials=credentials[event.recipient.name],
                 now=NOW,
             )
             messages.append(message)
             name, event = event.recipient.name, MessageReceived(admitted)
         effects = machines[name].handle(event, NOW)
         happened += effects
+        receipted = [effect.receipt for effect in effects if isinstance(effect, Receipted)]
+        if name == HOSPITAL and receipted:  # the round has ended; what follows it takes its place
+            machines[HOSPITAL], receipt = Countersigning(keyrings[HOSPITAL], receipted[0]), receipted[0]
         todo.extend((name, effect) for effect in effects if isinstance(effect, Send))
         if any(isinstance(effect, ReadValues) for effect in effects):
             todo.appendleft((name, ValuesRead({"heart_rate": np.array([values[name]])})))
     released = next(effect for effect in happened if isinstance(effect, Released))
-    return ExampleRound(study, hospital, patients, messages, values, released)
+    assert receipt is not None, "the round has a result"
+    for effect in happened:
+        if isinstance(effect, Countersigned):
+            receipt = receipt.countersigned(effect.place, effect.signature)
+    return ExampleRound(study, hospital, patients, messages, values, released, receipt)
 
 
 def _open(raw: bytes, keyring: Keyring, round_key: RoundKey | None) -> Message:
     envelope = parse(raw, Limits().message_bytes)
-    if not RULES[envelope.kind].sealed:
+    if not envelope.sealed:
         return Message(raw, envelope, bytes(envelope.ciphertext))
-    assert round_key is not None
-    return Message(raw, envelope, open_sealed(envelope, keyring.encryption.private_key, round_key))
-
-
-class _Ledger:
-    """An empty one."""
-
-    def open_rounds(self) -> int:
-        return 0
-
-    def invitations_since(self, time: float) -> int:
-        return 0
+    mixed_in = round_key if RULES[envelope.kind].sealed else None
+    return Message(raw, envelope, open_sealed(envelope, keyring.encryption.private_key, mixed_in))
 
 
 def _study(directory: Path) -> Study:

@@ -15,6 +15,7 @@ import pytest
 import mpc
 from mpc.errors import Answer
 from mpc.messages import RULES, AbortCode, Kind
+from mpc.rounds.countersigning import Countersigning
 from mpc.rounds.hospital import HospitalRound
 from mpc.rounds.machine import Machine
 from mpc.rounds.patient import PatientRound
@@ -29,6 +30,7 @@ DOCUMENTS = ("protocol.md", "threat-model.md", "journey.md")
 TEXT = {name: (DOCS / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 PROTOCOL = TEXT["protocol.md"]
 REMAKE = "run: python -m tests.docs.blocks"
+MACHINES = [("hospital", HospitalRound), ("patient", PatientRound), ("receipt", Countersigning)]
 
 
 def table(text: str, name: str) -> list[list[str]]:
@@ -124,7 +126,7 @@ def test_the_example_is_a_whole_round_and_the_same_each_time() -> None:
     again = play()
     assert [message.raw for message in again.messages] == [message.raw for message in first.messages]
     assert first.released.result.plain() == {"heart_rate": {"sum": 72 + 64 + 81}}
-    assert len(first.messages) == 3 + 3 + 3 + 6 + 3 + 3 + 3 + 3
+    assert len(first.messages) == 3 + 3 + 3 + 6 + 3 + 3 + 3 + 3 + 3
     assert [patient.ended for patient in first.patients.values()] == [True] * len(PATIENTS)
 
 
@@ -181,14 +183,14 @@ def test_the_statistics_are_those_of_the_code() -> None:
     assert written == [(kind, family.reveals) for kind, family in FAMILIES.items()]
 
 
-@pytest.mark.parametrize(("name", "machine"), [("hospital", HospitalRound), ("patient", PatientRound)])
+@pytest.mark.parametrize(("name", "machine"), MACHINES)
 def test_the_state_table_is_that_of_the_document(name: str, machine: type[Machine]) -> None:
     written = [(state.strip(), event) for states, event, *_ in table(PROTOCOL, f"states {name}") for state in states.split(",")]
     assert len(written) == len(set(written)), "a transition is described twice"
     assert sorted(written) == sorted(events(machine))
 
 
-@pytest.mark.parametrize(("name", "machine"), [("hospital", HospitalRound), ("patient", PatientRound)])
+@pytest.mark.parametrize(("name", "machine"), MACHINES)
 def test_the_states_that_a_transition_leads_to_exist(name: str, machine: type[Machine]) -> None:
     states = {str(state) for state in type(next(iter(machine.transitions))[0])}
     following = {state.strip() for row in table(PROTOCOL, f"states {name}") for state in row[2].split(",")}

@@ -16,10 +16,14 @@ from tests.e2e.harness import Cohort
 from tests.e2e.played import Loop, Played
 
 BOUND = 10_000_000
+TRIO = "trio"
+"""The same value as VARIABLE by another name: a source stays with its first roster, and these are asked for over three."""
 PATIENTS = ("alice", "bob", "charlie")
 VALUES = {"alice": 7254193, "bob": 3108467, "charlie": 5409731, "mallory": 6180355}
 SUM_OF_THREE = 15772391
 SUM_OF_FOUR = 21952746
+GIVEN = "given"
+"""Of no round that ended well: the values that went into one are kept for a while."""
 STEPS = {"alice": [11, 0, 7, 9000], "bob": [3, 0, 1, 2500], "charlie": [400, 1, 50, 999]}
 SUM_OF_STEPS = [414, 1, 58, 12499]
 SEEDS = {"alice": 101, "bob": 102, "charlie": 103}
@@ -47,6 +51,8 @@ def _add_sources(cohort: Cohort, name: str) -> None:
     sources: dict[str, Any] = {
         "steps": {"bounds": [0, 100_000], "csv": {"file": "steps.csv", "column": "steps"}},
         "load": {"bounds": [0, 1_000_000], "synthetic": {"seed": SEEDS[name]}},
+        TRIO: {"bounds": [0, BOUND], "literal": VALUES[name]},
+        GIVEN: {"bounds": [0, BOUND], "literal": 50},
     }
     if name == "charlie":
         (directory / "faults.csv").write_text("reading,fraction,word,blank\nNaN,7.5,seven,\n")
@@ -61,11 +67,11 @@ def _add_sources(cohort: Cohort, name: str) -> None:
 
 
 def _write_studies(cohort: Cohort) -> None:
-    cohort.write_study("three", members=PATIENTS)
-    cohort.write_study("published", members=PATIENTS, publish="members")
+    cohort.write_study("three", members=PATIENTS, variable=TRIO)
+    cohort.write_study("published", members=PATIENTS, variable=TRIO, publish="members")
     cohort.write_study("steps", members=PATIENTS, variable="steps", bounds=(0, 100_000), length=4)
     cohort.write_study("load", members=PATIENTS, variable="load", bounds=(0, 1_000_000), length=10**6, deadline=60)
-    cohort.write_study("three-soon", members=PATIENTS, deadline=5)
+    cohort.write_study("three-soon", members=PATIENTS, variable=TRIO, deadline=5)
     cohort.write_study("four-soon", members=(*PATIENTS, "mallory"), deadline=5)
     for variable in FAULTS:
         cohort.write_study(f"fault-{variable}", members=PATIENTS, variable=variable, bounds=(0, 100))

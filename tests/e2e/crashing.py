@@ -1,8 +1,8 @@
 """Runs `cohortium` in a process that kills itself, by SIGKILL, where its order says: -m tests.e2e.crashing ORDER [ARGUMENT]...
 
 ORDER is a file that need not be there; it holds the name of one point and is removed when that point is reached. A commit is
-named by the first message that it keeps for sending, or `end` when it ends a round, or `progress`; a send by its message. This
-module is the one place that names the points.
+named by the first message that it keeps for sending, or `countersigned` when it adds to a receipt, or `progress`; a send by its
+message. This module is the one place that names the points.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 from unittest import mock
 
 _COMMITS = {
-    "hospital": ("invitation", "progress", "roster", "collect", "receipt"),
-    "patient": ("consent", "share", "progress", "ready", "partial-sum", "end"),
+    "hospital": ("invitation", "progress", "roster", "collect", "receipt", "countersigned"),
+    "patient": ("consent", "share", "progress", "ready", "partial-sum", "countersignature"),
 }
 _SENDS = {
     "hospital": ("invitation", "roster", "collect", "receipt"),
-    "patient": ("consent", "share", "ready", "partial-sum"),
+    "patient": ("consent", "share", "ready", "partial-sum", "countersignature"),
 }
 POINTS = {
     role: tuple(
@@ -57,8 +57,8 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def names(steps: Sequence[Step]) -> list[str]:
-        ends = "end" if any(step.closed for step in steps) else "progress"
-        return [Kind(step.posted[0].kind).purpose for step in steps if step.posted] or [ends]
+        quiet = "countersigned" if any(step.receipt for step in steps) else "progress"
+        return [Kind(step.posted[0].kind).purpose for step in steps if step.posted] or [quiet]
 
     async def commit_or_die(store: SqliteStore, steps: Sequence[Step]) -> int:
         for name in names(steps):

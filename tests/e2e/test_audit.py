@@ -39,21 +39,22 @@ def events(cohort: Cohort, name: str, *options: str) -> list[str]:
 
 def test_a_round_is_in_the_logs_of_all_who_took_part(cohort: Cohort) -> None:
     wait_for(lambda: "ended" in events(cohort, "alice"), "alice has heard of the end")
-    consented, submitted, ended = shown(cohort, "alice")
-    assert [line["event"] for line in (consented, submitted, ended)] == ["consented", "submitted", "ended"]
+    consented, submitted, _, _ = lines = shown(cohort, "alice")
+    assert [line["event"] for line in lines] == ["consented", "submitted", "receipted", "ended"]
     assert consented["content"]["hospital"] == f"spiffe://demo/hospital/{HOSPITAL}"
-    assert {line["study"] for line in (consented, submitted, ended)} == {STUDY}
-    released, _ = shown(cohort, HOSPITAL)
+    assert {line["study"] for line in lines} == {STUDY}
+    released, _, _ = shown(cohort, HOSPITAL)
     assert (released["event"], released["content"]["members"]) == ("released", 3)
     assert released["content"]["context"] == submitted["content"]["context"]
-    assert {line["content"]["round"] for line in (consented, submitted, ended, released)} == {released["content"]["round"]}
+    assert {line["content"]["round"] for line in (*lines, released)} == {released["content"]["round"]}
     assert events(cohort, "alice", "--event", "submitted") == ["submitted"]
     assert events(cohort, "alice", "--since", "2100-01-01") == []
     text = cohortium("audit", "show", "--config", cohort.config("alice")).stdout
     assert [line.split()[:1] + line.split()[3:5] for line in text.splitlines()] == [
         ["1", "consented", STUDY],
         ["2", "submitted", STUDY],
-        ["3", "ended", STUDY],
+        ["3", "receipted", STUDY],
+        ["4", "ended", STUDY],
     ]
 
 
@@ -81,7 +82,7 @@ def test_an_export_is_verified_with_the_nodes_certificate_alone(cohort: Cohort, 
     done = cohortium("audit", "verify", file, "--certificate", certificate)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("spiffe://demo/patient/alice, exported ")
-    assert done.stdout.endswith(": lines 1 to 3 are as they were written\n")
+    assert done.stdout.endswith(": lines 1 to 4 are as they were written\n")
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join([*lines[:2], *lines[3:]]))
     done = cohortium("audit", "verify", file, "--certificate", certificate)
@@ -92,7 +93,7 @@ def test_what_is_done_to_the_file_of_a_node_is_named_and_not_signed(cohort: Coho
     config = cohort.config("bob")
     wait_for(lambda: "ended" in events(cohort, "bob"), "bob has heard of the end")
     done = cohortium("audit", "verify", "--config", config)
-    assert (done.returncode, done.stdout) == (0, "lines 1 to 3 are as they were written\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "lines 1 to 4 are as they were written\n"), done.stderr
     assert cohort.stop("bob") == 0
     with sqlite3.connect(cohort.directory / "bob" / "state" / "store.db") as connection:
         connection.execute("UPDATE audit SET study = 'weight' WHERE number = 1")
@@ -112,6 +113,6 @@ def test_what_was_erased_is_said_and_the_rest_verifies(cohort: Cohort) -> None:
     assert cohortium("erase", "--older-than", "0", "--yes", "--config", config).returncode == 0
     done = cohortium("audit", "verify", "--config", config)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "lines 4 to 4 are as they were written; lines 1 to 3 were erased, and a line says so\n"
+    assert done.stdout == "lines 5 to 5 are as they were written; lines 1 to 4 were erased, and a line says so\n"
     (said,) = shown(cohort, "charlie")
-    assert (said["event"], said["content"]["lines"], said["content"]["rounds"]) == ("erased", 3, 1)
+    assert (said["event"], said["content"]["lines"], said["content"]["rounds"]) == ("erased", 4, 1)

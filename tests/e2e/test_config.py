@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from scripts.deployment import HOSPITAL, STUDY
-from tests.e2e.conftest import SUM_OF_THREE
+from tests.e2e.conftest import SUM_OF_THREE, TRIO
 from tests.e2e.harness import PYTHON, ROOT, SECONDS, Cohort, cohortium, total
 from tests.services import free_port
 
@@ -259,5 +259,5 @@ def test_an_admin_path_that_is_no_socket_is_left_alone(cohort: Cohort, draft: Dr
 
 def test_a_study_is_read_when_its_round_is_opened(cohort: Cohort) -> None:
     assert STUDY in [study["id"] for study in cohort.hospital.get("/v1/studies")]
-    name = cohort.write_study("new", members=("alice", "bob", "charlie"))
+    name = cohort.write_study("new", members=("alice", "bob", "charlie"), variable=TRIO)
     assert total(cohort.run(name)) == SUM_OF_THREE

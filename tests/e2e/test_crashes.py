@@ -1,4 +1,5 @@
-"""kill -9 of real daemons before and after every commit and every send: after a restart the round ends in the exact sum.
+"""kill -9 of real daemons before and after every commit and every send: after a restart the round ends in the exact sum, and in a
+receipt that all have countersigned.
 
 The points of a deployment are gone through one after another, those of several deployments at the same time: the tests wait.
 """
@@ -79,6 +80,12 @@ def sum_of_last(deployment: Deployment) -> int:
     return int(final["statistics"]["value"]["sum"])
 
 
+def all_have_countersigned(deployment: Deployment) -> bool:
+    """The receipt of the round that was opened last."""
+    found = asyncio.run(ask(deployment, HOSPITAL, f"/v1/receipts/{rounds(deployment)[-1]}"))
+    return all(member["countersigned"] for member in found["proof"]["members"])
+
+
 def nothing_is_open(deployment: Deployment) -> bool:
     """Whether no patient takes part in a round any more."""
     return not any(asyncio.run(ask(deployment, name, "/v1/status"))["open_rounds"] for name in deployment.names)
@@ -128,6 +135,7 @@ def die_and_go_on(daemons: Daemons, victim: str, point: str) -> None:
     assert sum_of_last(deployment) == SUM
     until(lambda: nothing_is_open(deployment), "every patient to end the round")
     until(lambda: not keys & keys_on_disk(deployment, victim), "the key of the round to be destroyed")
+    until(lambda: all_have_countersigned(deployment), "every patient's countersignature")
 
 
 def _last_has_ended(deployment: Deployment) -> bool:

@@ -181,7 +181,8 @@ def test_one_round_with_another_scale_for_one_patient_gets_no_roster_past_anybod
     # Each scale contains the patients' bounds, so each consents to what it was shown.
     wait_for(lambda: len(hospital.received(round_id, Kind.CONSENT)) == 3, "everybody has consented")
     consents = {name: _opened(hospital, machine, name) for name in PATIENTS}
-    roster = Roster(b"", machine.keyring.chain, tuple(Member(envelope.chain, signed) for envelope, signed in consents.values()))
+    members = tuple(Member(envelope.chain, signed) for envelope, signed in consents.values())
+    roster = Roster(b"", machine.keyring.chain, members, ())
     for name, asked in shown.items():
         digest = sha256(encode(asked))
         own = msgspec.structs.replace(roster, invitation=digest)

@@ -13,7 +13,7 @@ import pytest
 
 from mpc.messages import Kind
 from scripts.deployment import HOSPITAL, STUDY
-from tests.e2e.conftest import PATIENTS, SEEDS, SUM_OF_FOUR, SUM_OF_STEPS, SUM_OF_THREE
+from tests.e2e.conftest import PATIENTS, SEEDS, SUM_OF_FOUR, SUM_OF_STEPS, SUM_OF_THREE, TRIO
 from tests.e2e.harness import Cohort, cohortium, total
 from tests.e2e.played import Played
 
@@ -86,7 +86,7 @@ def at_hospital(cohort: Cohort) -> tuple[str, str]:
 def test_a_round_opened_and_watched_prints_its_sum(at_hospital: tuple[str, str]) -> None:
     done = cohortium("round", "open", "three", *at_hospital, "--watch")
     assert done.returncode == 0, done.stderr
-    assert re.search(rf"^sum +value = {SUM_OF_THREE}$", done.stdout, re.MULTILINE)
+    assert re.search(rf"^sum +{TRIO} = {SUM_OF_THREE}$", done.stdout, re.MULTILINE)
     assert re.search(r"^members +3$", done.stdout, re.MULTILINE)
     # One bar a phase, each full at the end and never more than full.
     assert re.findall(r"^(\w+) .* (\d+)/(\d+)", done.stderr, re.MULTILINE)[-3:] == [
@@ -101,7 +101,7 @@ def test_a_round_opened_as_json_is_the_last_line(cohort: Cohort, at_hospital: tu
     assert done.returncode == 0, done.stderr
     final = json.loads(done.stdout.splitlines()[-1])
     assert (final["outcome"], final["patients"], final["modulus"]) == ("released", 3, 30_000_001)
-    assert final["statistics"] == {"value": {"sum": SUM_OF_THREE}}
+    assert final["statistics"] == {TRIO: {"sum": SUM_OF_THREE}}
     assert final == cohort.hospital.get(f"/v1/rounds/{final['round']}")
 
 
@@ -120,9 +120,9 @@ def test_a_round_opened_without_watching_is_found_by_list_and_show(cohort: Cohor
     assert "statistics" not in found
 
     shown = cohortium("round", "show", round_id[:12], *at_hospital)
-    assert f"sum      value = {SUM_OF_THREE}" in shown.stdout
+    assert f"sum      {TRIO} = {SUM_OF_THREE}" in shown.stdout
     as_object = json.loads(cohortium("round", "show", round_id, *at_hospital, "--json").stdout)
-    assert as_object["statistics"] == {"value": {"sum": SUM_OF_THREE}}
+    assert as_object["statistics"] == {TRIO: {"sum": SUM_OF_THREE}}
 
 
 def test_a_cancelled_round_releases_nothing_and_says_so(cohort: Cohort, mallory: Played, at_hospital: tuple[str, str]) -> None:

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from scripts.deployment import HOSPITAL, VARIABLE
-from tests.e2e.conftest import FAULTS, PATIENTS, SUM_OF_THREE
+from scripts.deployment import HOSPITAL
+from tests.e2e.conftest import FAULTS, GIVEN, PATIENTS, SUM_OF_THREE
 from tests.e2e.harness import Cohort, cohortium, total
 
 VALUES_IN_FAULTS = ("-5", "101", "7.5", "seven", "NaN")
@@ -41,8 +41,8 @@ def test_a_value_that_cannot_be_taken_ends_the_round_and_stays_at_home(cohort: C
 )
 def test_a_value_from_the_command_line_is_held_to_its_bounds_too(cohort: Cohort, given: str, rule: str) -> None:
     assert cohort.stop("charlie") == 0
-    study = cohort.write_study(f"given{given}", members=PATIENTS)
-    cohort.start("charlie", words=["--value", f"{VARIABLE}={given}"])
+    study = cohort.write_study(f"given{given}", members=PATIENTS, variable=GIVEN)
+    cohort.start("charlie", words=["--value", f"{GIVEN}={given}"])
     try:
         reason = _ends_unavailable(cohort, cohort.open(study))
         assert rule in reason

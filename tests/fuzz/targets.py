@@ -17,7 +17,20 @@ from mpc.errors import IdentityError, MessageRefused
 from mpc.identity import Identity, Role
 from mpc.keys import PURPOSE, check_statement
 from mpc.mailbox import PublishedKey, read_key, read_letter
-from mpc.messages import CONSENT_STATEMENT, READY_STATEMENT, RULES, Consent, Kind, Roster
+from mpc.messages import (
+    BURNT_STATEMENT,
+    CONSENT_STATEMENT,
+    COUNTERSIGNATURE_STATEMENT,
+    READY_STATEMENT,
+    RECEIPT_STATEMENT,
+    RULES,
+    Burnt,
+    Consent,
+    Kind,
+    Receipt,
+    Roster,
+)
+from mpc.receipt import ReceiptRefused, SignedReceipt, check_receipt, read_receipt, write_receipt
 from mpc.rounds.admission import admit
 from mpc.rounds.roster import Question, read_roster
 from mpc.signature import SIGNATURE_BYTES, sign_digest, tagged_digest
@@ -63,7 +76,8 @@ def letters() -> list[Letter]:
     made = finished()
     declined = made.forge(Kind.DECLINED, _declined(made), "alice", HOSPITAL.name)
     aborts = [letter for letter in spoiled().sent if letter.kind is Kind.ABORT]
-    found = [*made.sent, declined, *aborts]
+    burnt = _signed(BURNT_STATEMENT, keyring(patient("alice")).signing_key, encode(Burnt(made.hospital.context or b"")))
+    found = [*made.sent, declined, *aborts, made.forge(Kind.BURNT, burnt, "alice", HOSPITAL.name)]
     assert {letter.kind for letter in found} == set(Kind), "every kind is there"
     return found
 
@@ -223,9 +237,29 @@ def _read_roster() -> tuple[list[bytes], Callable[[bytes], None], Callable[[byte
         for name, member in zip(_NAMES, roster.members, strict=False):
             signed = _signed(CONSENT_STATEMENT, keyring(patient(name)).signing_key, member.consent.body)
             members.append(type(member)(member.chain, signed))
-        return encode(Roster(roster.invitation, roster.hospital_chain, tuple(members)))
+        return encode(Roster(roster.invitation, roster.hospital_chain, tuple(members), roster.burnt))
 
     return [original], take, sign_again
+
+
+def _receipt(raw: bytes) -> None:
+    with suppress(ReceiptRefused):
+        receipt = read_receipt(raw)
+        assert write_receipt(receipt) == raw
+        _check_receipt(receipt)
+
+
+def _encoded_receipt(raw: bytes) -> None:
+    """What is within the armour of the file."""
+    with suppress(MessageRefused, ReceiptRefused):
+        _check_receipt(decode(raw, SignedReceipt))
+
+
+def _check_receipt(receipt: SignedReceipt) -> None:
+    genuine = finished().receipts[HOSPITAL.name]
+    assert check_receipt(receipt, trust()).digest == genuine.digest, "the hospital has signed no other"
+    countersigned = zip(receipt.countersignatures, genuine.countersignatures, strict=True)
+    assert all(one in (b"", its_own) for one, its_own in countersigned), "no member has signed another"
 
 
 def _certificates() -> list[bytes]:
@@ -306,6 +340,7 @@ PARSERS = (
     *("payload Invitation", "payload Signed", "payload Consent", "payload Declined", "payload Roster", "payload Share"),
     *("payload Collect", "payload PartialSum", "payload Receipt", "payload Abort", "payload Study"),
     *("study", "key statement", "signed key statement", "published key", "roster", "signed roster"),
+    *("receipt file", "receipt"),
     *("certificate", "revocation lists", "issued certificate", "posted batch", "fetched batch", "answers"),
 )
 
@@ -329,6 +364,8 @@ def parsers() -> dict[str, Target]:
         Target("published key", [_published()], _read_key(), 8),
         Target("roster", rosters, take_roster, 3),
         Target("signed roster", rosters, take_roster, 2, wrap=sign_roster),
+        Target("receipt file", [write_receipt(finished().receipts[HOSPITAL.name])], _receipt, 2),
+        Target("receipt", [encode(finished().receipts[HOSPITAL.name])], _encoded_receipt, 3),
         Target("certificate", _certificates(), _certificate, 6),
         Target("revocation lists", _handed_on(), _lists, 4),
         Target("issued certificate", _contents(), _any_certificate, 4, wrap=_issue),
@@ -340,6 +377,15 @@ def parsers() -> dict[str, Target]:
 
 
 # -- members and hospitals that sign what they like
+
+
+_PURPOSES = {
+    Kind.CONSENT: CONSENT_STATEMENT,
+    Kind.READY: READY_STATEMENT,
+    Kind.RECEIPT: RECEIPT_STATEMENT,
+    Kind.COUNTERSIGNATURE: COUNTERSIGNATURE_STATEMENT,
+}
+"""Of what is signed within the message."""
 
 
 class Insider:
@@ -362,7 +408,7 @@ class Insider:
         return self._world
 
     def original(self) -> bytes:
-        """What an honest node says. For a consent and for a proof of readiness, what it signs."""
+        """What an honest node says. Of what holds a statement of its own, that."""
         self.prepare()
         if self._kind is Kind.DECLINED:
             return encode(_declined(self._made))
@@ -372,14 +418,21 @@ class Insider:
         if self._kind is Kind.INVITATION:
             return encode(self._made.invitation)
         said = self._made.opened(letter)
+        if isinstance(said, Receipt):
+            return said.statement.body
         return said.body if isinstance(said, Signed) else encode(said)
 
     def say(self, content: bytes) -> bytes:
         """The envelope, sealed and signed."""
-        purpose = {Kind.CONSENT: CONSENT_STATEMENT, Kind.READY: READY_STATEMENT}.get(self._kind)
+        purpose = _PURPOSES.get(self._kind)
         if purpose is not None:
-            content = encode(_signed(purpose, keyring(self._made.identity(self._sender)).signing_key, content))
+            signed = _signed(purpose, keyring(self._made.identity(self._sender)).signing_key, content)
+            content = encode(self._receipt(signed) if self._kind is Kind.RECEIPT else signed)
         return self._made.forge(self._kind, content, self._sender, self._recipient).raw
+
+    def _receipt(self, statement: Signed) -> Receipt:
+        (released,) = self._made.released
+        return Receipt(statement, encode(released.result), released.key)
 
     def take(self, raw: bytes) -> None:
         """As the recipient takes it. What changes the round spoils it for the next message."""
@@ -387,7 +440,8 @@ class Insider:
         source, target = made.identity(self._sender), made.identity(self._recipient)
         before = len(made.effects)
         made.deliver(Letter(source, target, self._kind, raw))
-        if made.answers.pop()[1] == "accepted" or len(made.effects) > before or made.machines[target].ended:
+        ended = made.machines[target].ended and self._kind is not Kind.COUNTERSIGNATURE
+        if made.answers.pop()[1] == "accepted" or len(made.effects) > before or ended:
             self._world = None
 
 
@@ -401,6 +455,7 @@ SAYS: Sequence[tuple[Kind, str, str, int]] = (
     (Kind.COLLECT, HOSPITAL.name, "alice", 4),
     (Kind.PARTIAL_SUM, "alice", HOSPITAL.name, 5),
     (Kind.RECEIPT, HOSPITAL.name, "alice", 10),
+    (Kind.COUNTERSIGNATURE, "alice", HOSPITAL.name, 4),
     (Kind.ABORT, "alice", HOSPITAL.name, 2),
     (Kind.ABORT, HOSPITAL.name, "alice", 1),
 )

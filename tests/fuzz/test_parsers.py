@@ -26,7 +26,7 @@ says = pytest.mark.parametrize(
 
 def test_every_parser_is_named() -> None:
     assert set(parsers()) == set(PARSERS)
-    assert {kind for kind, _, _, _ in SAYS} == set(Kind)
+    assert {kind for kind, _, _, _ in SAYS} == set(Kind) - {Kind.BURNT}, "a Burnt is for no round's machine"
     assert sum(target.share for target in parsers().values()) >= 100 <= sum(share for _, _, _, share in SAYS)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 from cryptography import x509
@@ -10,13 +11,16 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from mpc.credentials import Credentials
-from mpc.disclosure import Bounds, Policy
+from mpc.disclosure import Bounds, Contribution, Policy, Withdrawal
 from mpc.identity import Credential, Identity, Role
 from mpc.keys import Keyring, publish
+from mpc.rounds.events import Request
 from mpc.rounds.hospital import HospitalRound
 from mpc.rounds.patient import PatientRound
 from mpc.secret import Entropy
+from mpc.signature import sha256
 from mpc.study import UNRESTRICTED, Statistic, Study, Variable
+from mpc.wire import encode
 from pki.profile import ListenerNames, leaf_certificate, revocation_list, root_certificate
 from pki.revocation import RevocationList
 from pki.trust import TrustStore
@@ -90,6 +94,7 @@ def study(*names: str, length: int = 1, bound: int = BOUND, minimum: int = 0, pu
         records=1,
         legal_basis="",
         release=UNRESTRICTED,
+        privacy=None,
     )
 
 
@@ -103,6 +108,12 @@ def policy(bound: int = BOUND, **changes: object) -> Policy:
     return Policy(**(defaults | changes))  # type: ignore[arg-type]
 
 
+def request(asked: Study | None = None) -> Request:
+    """What the ledger of a patient with `policy()` is told of a study."""
+    asked = asked or study("alice", "bob", "charlie")
+    return Request(asked.id, HOSPITAL, sha256(encode(asked)), asked.purpose, ("sum value",))
+
+
 class OpenLedger:
     """Remembers nothing, so that nothing is refused for what went before."""
 
@@ -111,6 +122,15 @@ class OpenLedger:
 
     def invitations_since(self, time: float) -> int:
         return 0
+
+    def contributions(self, source: str) -> Sequence[Contribution]:
+        return ()
+
+    def withdrawals(self) -> Iterable[Withdrawal]:
+        return ()
+
+    def forgot(self, source: str) -> float:
+        return 0.0
 
 
 def hospital_round(asked: Study, round_id: bytes = ROUND, entropy: Entropy = os.urandom) -> HospitalRound:

@@ -11,20 +11,22 @@ import msgspec
 import pytest
 
 from mpc import disclosure
-from mpc.disclosure import Bounds, Categories, Policy, refuse_invitation, refuse_roster
+from mpc.disclosure import Bounds, Categories, Policy, Withdrawal, question_digest, refuse_invitation, refuse_roster
 from mpc.identity import Credential, Identity
 from mpc.messages import Invitation, SegmentShape
+from mpc.privacy import Budget
 from mpc.statistics import plan
-from mpc.study import Statistic, Study, Variable
+from mpc.statistics.fineness import narrowest
+from mpc.study import MILLION, TINY, Privacy, Statistic, Study, Variable
 from mpc.wire import encode
-from tests.mpc.nodes import BOUND, HOSPITAL, NOW, ROUND, credential, keyring, patient, policy, study
+from tests.mpc.nodes import BOUND, HOSPITAL, NOW, ROUND, OpenLedger, credential, keyring, patient, policy, study
 
 ME = patient("alice")
 ASKED = study("alice", "bob", "charlie")
 
 
 @dataclass
-class Ledger:
+class Ledger(OpenLedger):
     """So much has gone before."""
 
     rounds: int = 0
@@ -333,3 +335,90 @@ def test_a_node_that_is_not_on_the_roster_does_not_count_itself() -> None:
 
 def test_the_policys_own_floor_holds_whatever_was_invited() -> None:
     assert "the policy's floor is 4" in refuse_roster(policy(floor=4), ME, 3, credentials("alice", "bob", "charlie"))
+
+
+@pytest.mark.parametrize(("patterns", "taken"), [(("*",), True), (("te*", "x"), True), (("TEST",), False), (("care*",), False)])
+def test_only_purposes_that_the_policy_names_are_answered(patterns: tuple[str, ...], taken: bool) -> None:
+    assert decide(rules=policy(purposes=patterns)) == ("" if taken else "the policy allows none of its purpose")
+
+
+def test_a_purpose_that_no_consent_could_repeat_is_declined() -> None:
+    assert decide(msgspec.structs.replace(ASKED, purpose="x" * 1000)) == ""
+    assert "purpose: 1001 characters are too many" in decide(
+        msgspec.structs.replace(ASKED, purpose="x" * 1001), message=invitation()
+    )
+
+
+@dataclass
+class Left(OpenLedger):
+    """A person has withdrawn."""
+
+    said: Withdrawal
+
+    def withdrawals(self) -> tuple[Withdrawal, ...]:
+        return (self.said,)
+
+
+ASKS = frozenset({question_digest("sum value")})
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (Withdrawal("press*", frozenset()), "a person has withdrawn from press*"),
+        (Withdrawal("pulse", ASKS), "it asks all that pulse asked, from which a person has withdrawn"),
+        (Withdrawal("pulse", frozenset()), ""),
+        (Withdrawal("pulse", ASKS | {question_digest("mean value")}), ""),
+    ],
+    ids=["id", "content", "unknown content", "more"],
+)
+def test_a_study_from_which_a_person_has_withdrawn_is_declined_by_name_and_by_content(said: Withdrawal, reason: str) -> None:
+    assert refuse_invitation(policy(), Left(said), ME, invitation(), ASKED, NOW) == reason
+
+
+def test_what_a_study_asks_is_told_in_the_patients_own_words() -> None:
+    ward = Variable.category("ward", ["north", "south"])
+    asked = msgspec.structs.replace(
+        ASKED,
+        variables=(Variable.number("value", "mmHg", 0, BOUND), ward),
+        statistics=(Statistic.of("mean", "value", by="ward"), Statistic.of("sum", "value", id="another")),
+    )
+    rules = policy(fields={"value": "systolic"})
+    assert rules.questions_of(asked) == {"mean systolic ward", "sum systolic"}
+    assert rules.sources_of(asked) == ("systolic", "ward")
+
+
+def test_cells_may_be_narrow_where_a_budget_sees_to_the_noise() -> None:
+    fine = msgspec.structs.replace(ASKED, statistics=(Statistic.of("histogram", "value", bins=100),))
+    noised = msgspec.structs.replace(
+        fine, privacy=Privacy(epsilon=MILLION, delta=TINY // 10**6, per="member", colluding=1, tail=1000)
+    )
+    assert "has cells so narrow" in decide(fine)
+    assert decide(fine, rules=policy(least_per_cell=Fraction(3, 100))) == ""
+    assert decide(fine, rules=policy(least_per_cell=Fraction(0))) == ""
+    assert "has cells so narrow" in decide(noised), "anybody can state an epsilon that hides nothing"
+    assert decide(noised, rules=policy(budget=Budget(10**12))) == ""
+
+
+@pytest.mark.parametrize(
+    ("statistic", "part"),
+    [
+        (Statistic.of("sum", "value"), Fraction(1)),
+        (Statistic.of("mean", "value", by="ward"), Fraction(1, 3)),
+        (Statistic.of("histogram", "value", bins=10, by="ward"), Fraction(1, 30)),
+        (Statistic.of("contingency", "ward", "sex"), Fraction(1, 6)),
+        (Statistic.of("histogram", "value", edges=(0, 50, 60, 99)), Fraction(1, 10)),
+        (Statistic.of("histogram", "value", edges=(2, 99)), Fraction(1, 50)),
+        (Statistic.of("quantiles", "value"), Fraction(1, 100)),
+    ],
+    ids=lambda given: given.kind if isinstance(given, Statistic) else None,
+)
+def test_the_narrowest_cell_is_the_part_of_the_records_that_it_would_hold(statistic: Statistic, part: Fraction) -> None:
+    variables = (
+        Variable.number("value", "", 0, 99),
+        Variable.category("ward", ["a", "b", "c"]),
+        Variable.category("sex", ["f", "m"]),
+    )
+    used = {statistic.variable, *statistic.others, statistic.by}
+    asked = msgspec.structs.replace(ASKED, variables=tuple(v for v in variables if v.name in used), statistics=(statistic,))
+    assert [found for _, found in narrowest(asked)] == [part]

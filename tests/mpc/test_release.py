@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -19,7 +20,8 @@ from mpc.release import Told, Withheld, in_words, release
 from mpc.result import figures as all_figures
 from mpc.result import make_result
 from mpc.statistics import plan
-from mpc.study import OMIT, UNRESTRICTED, Release, Statistic, Study, Variable
+from mpc.statistics.histogram import HistogramFigures
+from mpc.study import OMIT, UNRESTRICTED, Privacy, Release, Statistic, Study, Variable
 from tests.mpc.properties import quick
 from tests.mpc.statistics.pool import Columns, question, totals, whole
 
@@ -50,6 +52,37 @@ def table(counts: Sequence[Sequence[int]]) -> dict[str, Any]:
 
 
 # ---- what is told
+
+
+def test_with_noise_the_rules_look_at_the_counts_with_noise() -> None:
+    def noise(sigma: int, count: int) -> list[int]:
+        return [place * sigma for place in range(count)]
+
+    plain = asked([AGE], Statistic.of("histogram", "age", bins=5))
+    study = replace(plain, privacy=Privacy(4_000_000, 10**9, "record", 1, 1000))
+    (said,) = release(study, make_result(study, bytes(32), 4, totals(study, {"age": spread(*[9] * 10)}, noise)))
+    assert isinstance(said, HistogramFigures)
+    # All cells have 18 records; the first three lose most of them to the largest, which the noise makes larger still.
+    assert sum(said.counts) == said.n
+    assert min(said.counts) >= 5
+    assert any("told as one" in note for note in said.notes)
+    cells = len(said.counts)
+    assert cells < 5
+    # The widest of the merged bins adds up the noise of so many.
+    longest = max(round((high - low) / 2) for low, high in pairwise(said.edges))
+    (unmerged,) = all_figures(study, make_result(study, bytes(32), 4, totals(study, {"age": spread(*[9] * 10)}, noise)))
+    assert said.noise[-1].standard_deviation == pytest.approx(unmerged.noise[-1].standard_deviation * longest**0.5)
+
+
+def test_groups_told_as_one_have_the_noise_of_both() -> None:
+    plain = asked([SEX, AGE], Statistic.of("count", "age", by="sex"))
+    study = replace(plain, privacy=Privacy(4_000_000, 10**9, "record", 1, 1000))
+    data = {"sex": spread(60, 70, 2), "age": spread(132)}
+    (said,) = told(study, data)
+    groups: Any = said
+    assert [group.category for group in groups.groups] == ["f", "m or x"]
+    first, both = (group.figures.noise[0].standard_deviation for group in groups.groups)
+    assert both == pytest.approx(2**0.5 * first)
 
 
 def test_without_rules_everything_is_told_as_it_is() -> None:
@@ -156,7 +189,6 @@ def test_what_is_told_can_be_read_back_from_json() -> None:
 
 def withheld(said: Told) -> str:
     assert isinstance(said, Withheld)
-    assert said.tables() == ()
     return said.reason
 
 

@@ -16,8 +16,11 @@ from mpc.messages import (
     RULES,
     Abort,
     AbortCode,
+    Burnt,
+    BurntRound,
     Collect,
     Consent,
+    Countersignature,
     Declined,
     Invitation,
     Kind,
@@ -29,9 +32,10 @@ from mpc.messages import (
     SegmentShape,
     Share,
 )
+from mpc.receipt import DisclosedResult, ReceiptStatement, ReleasedStatistic, SignedReceipt, Terms
 from mpc.result import Result, StatisticResult
 from mpc.statement import Signed
-from mpc.study import Release, Statistic, Study, Variable
+from mpc.study import Privacy, Release, Statistic, Study, Variable
 from mpc.wire import Struct, decode, encode
 from tests.mpc.properties import quick
 
@@ -79,15 +83,50 @@ values: dict[type[Struct], st.SearchStrategy[Any]] = {
         digests,
     ),
     Consent: st.builds(
-        Consent, digests, st.text(max_size=9), digests, st.text(max_size=9), st.integers(1, 255), signed, digests, times
+        Consent,
+        digests,
+        st.text(max_size=9),
+        digests,
+        st.text(max_size=9),
+        st.integers(1, 255),
+        signed,
+        digests,
+        times,
+        digests,
+        st.text(max_size=9),
     ),
     Declined: st.builds(Declined, digests),
-    Roster: st.builds(Roster, digests, chains, tuples(st.builds(Member, chains, signed))),
+    Roster: st.builds(
+        Roster, digests, chains, tuples(st.builds(Member, chains, signed)), tuples(st.builds(BurntRound, chains, signed))
+    ),
+    Burnt: st.builds(Burnt, digests),
     Share: st.builds(Share, digests),
     Ready: st.builds(Ready, digests),
     Collect: st.builds(Collect, tuples(signed)),
     PartialSum: st.builds(PartialSum, tuples(st.binary(max_size=70)), tuples(digests), tuples(digests)),
-    Receipt: st.builds(Receipt, digests, digests, st.binary(max_size=9), st.binary(max_size=32)),
+    Receipt: st.builds(Receipt, signed, st.binary(max_size=9), st.binary(max_size=32)),
+    Countersignature: st.builds(Countersignature, digests),
+    ReceiptStatement: st.builds(
+        ReceiptStatement,
+        st.integers(1, 255),
+        st.binary(min_size=16, max_size=16),
+        digests,
+        digests,
+        words,
+        st.builds(
+            Terms,
+            words,
+            tuples(st.builds(ReleasedStatistic, words, words, tuples(words), words, words)),
+            st.builds(Release, times, times),
+            st.none() | st.builds(Privacy, times, times, words, times, times),
+        ),
+        digests,
+        times,
+        times,
+        times,
+    ),
+    SignedReceipt: st.builds(SignedReceipt, st.binary(max_size=300), signed, tuples(st.binary(max_size=64))),
+    DisclosedResult: st.builds(DisclosedResult, st.binary(max_size=300), digests),
     Abort: st.builds(
         Abort, st.binary(max_size=32), st.sampled_from(AbortCode), st.text(max_size=32), tuples(st.text(max_size=9))
     ),
@@ -137,6 +176,7 @@ values: dict[type[Struct], st.SearchStrategy[Any]] = {
         times,
         st.text(max_size=9),
         st.builds(Release, times, times),
+        st.none() | st.builds(Privacy, times, times, words, times, times),
     ),
     Result: st.builds(Result, digests, st.integers(0, 9), tuples(st.builds(StatisticResult, words, words, digests, words))),
 }

@@ -18,15 +18,19 @@ from mpc.errors import Answer, MessageRefused
 from mpc.identity import Identity
 from mpc.keys import RoundKey, check_statement
 from mpc.messages import RULES, Binding, Invitation, Kind
+from mpc.receipt import SignedReceipt
 from mpc.rounds.admission import admit
+from mpc.rounds.countersigning import Countersigning
 from mpc.rounds.events import (
     Answered,
+    Countersigned,
     Effect,
     Ended,
     Event,
     MessageReceived,
     OpenRound,
     ReadValues,
+    Receipted,
     Released,
     Send,
     StopSending,
@@ -68,6 +72,8 @@ class World:
     values: Mapping[str, list[int] | None]
     """By patient; None: its source has no value."""
     patients: dict[str, PatientRound] = field(default_factory=dict)
+    noise: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """By patient, for a study with noise."""
     now: float = NOW
     letters: list[Letter] = field(default_factory=list)
     """Sent and not yet answered for good, oldest first."""
@@ -78,6 +84,10 @@ class World:
     wakes: dict[Identity, float] = field(default_factory=dict)
     drawn: list[tuple[str, bytes]] = field(default_factory=list, repr=False)
     """Everything that any node drew from its entropy: private round keys, seeds, wrapped secrets, nonces."""
+    receipts: dict[str, SignedReceipt] = field(default_factory=dict)
+    """By node, as it keeps it."""
+    countersigning: Countersigning | None = None
+    """At the hospital, once it has a result."""
 
     def __post_init__(self) -> None:
         self.hospital: HospitalRound = hospital_round(self.study, entropy=self.entropy(HOSPITAL.name))
@@ -98,6 +108,8 @@ class World:
 
     def handle(self, node: Identity, event: Event) -> list[Effect]:
         """The one place where a machine is given an event."""
+        if isinstance(event, MessageReceived) and event.message.envelope.kind is Kind.COUNTERSIGNATURE and self.countersigning:
+            return self.countersigning.handle(event, self.now)
         return self.machines[node].handle(event, self.now)
 
     def open(self) -> None:
@@ -188,9 +200,18 @@ class World:
                     self.letters = [letter for letter in self.letters if letter.sender != node]
                 case WakeAt():
                     self.wakes[node] = effect.at
+                case Receipted():
+                    self.receipts[node.name] = effect.receipt
+                    if node == HOSPITAL:
+                        self.countersigning = Countersigning(self.hospital.keyring, effect.receipt)
+                case Countersigned():
+                    self.receipts[node.name] = self.receipts[node.name].countersigned(effect.place, effect.signature)
                 case ReadValues():
                     values = self.values[node.name]
-                    self.give(node, ValuesUnavailable() if values is None else ValuesRead({"value": array(values)}))
+                    self.give(node, ValuesUnavailable() if values is None else self._read(node, values))
+
+    def _read(self, node: Identity, values: list[int]) -> ValuesRead:
+        return ValuesRead({"value": array(values)}, self.noise.get(node.name, ()))
 
     # -- what a test looks at
 
@@ -228,7 +249,7 @@ class World:
         """What the letter says, by the keys of its recipient: as the test's own, the world keeps every round key."""
         envelope = parse(letter.raw, MAX_SIZE)
         key = keyring(letter.recipient).encryption.private_key
-        payload = open_sealed(envelope, key, self.round_keys[letter.recipient])
+        payload = open_sealed(envelope, key, self.round_keys[letter.recipient] if RULES[letter.kind].sealed else None)
         return decode(payload, RULES[letter.kind].payload)
 
     # -- what a malicious node sends: real keys, any content

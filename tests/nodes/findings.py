@@ -9,7 +9,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from mpc.result import make_result
-from mpc.study import Release, Statistic, Study, Variable
+from mpc.study import Privacy, Release, Statistic, Study, Variable
 from nodes.fitting import Fitting
 from nodes.records import RoundRecord
 from nodes.results import StudyResult, study_result
@@ -43,7 +43,7 @@ STATISTICS = (
 )
 
 
-def study(*statistics: Statistic, release: Release) -> Study:
+def study(*statistics: Statistic, release: Release, privacy: Privacy | None = None) -> Study:
     asked = question([ARM, EVENT, DAYS, AGE, SMOKES], *(statistics or STATISTICS), members=4, records=1000)
     used = {name for one in asked.statistics for name in (one.variable, *one.others, one.by)}
     return replace(
@@ -51,6 +51,7 @@ def study(*statistics: Statistic, release: Release) -> Study:
         title=f"Ages {HOSTILE}",
         variables=tuple(variable for variable in asked.variables if variable.name in used),
         release=release,
+        privacy=privacy,
     )
 
 
@@ -66,10 +67,10 @@ def data() -> dict[str, Any]:
     }
 
 
-def found(*statistics: Statistic, release: Release = RULES) -> StudyResult:
+def found(*statistics: Statistic, release: Release = RULES, privacy: Privacy | None = None) -> StudyResult:
     """What is told of these; of all, if none is named."""
-    asked = study(*statistics, release=release)
+    asked = study(*statistics, release=release, privacy=privacy)
     used = {variable.name: data()[variable.name] for variable in asked.variables}
     result = make_result(asked, bytes(32), 4, totals(asked, used))
     record = RoundRecord(ROUND, asked.id, 0, opened=1_700_000_000.0, outcome="released", seconds=1.23456)
-    return study_result(record, Fitting.of(asked), result)
+    return study_result(record, Fitting.of(asked), result, bytes(32))

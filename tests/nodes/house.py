@@ -24,7 +24,7 @@ from mpc.entropy import SEED_BYTES, SeededEntropy
 from mpc.envelope import Place, write_unsealed
 from mpc.errors import Answer
 from mpc.identity import Credential, Identity, Role
-from mpc.keys import RoundKey
+from mpc.keys import Keyring, RoundKey
 from mpc.messages import Kind
 from mpc.rounds.admission import Admitted
 from mpc.rounds.events import (
@@ -42,13 +42,15 @@ from mpc.rounds.machine import Machine, Transitions
 from mpc.rounds.patient import PatientRound, PatientState
 from mpc.study import Study
 from mpc.wire import decode, encode
+from nodes.burnt import BurntInbox
 from nodes.config import check_hospital, check_patient
 from nodes.driver import Driver
 from nodes.hospital import HospitalDaemon
 from nodes.journal import Beginning, RoundLost
-from nodes.ledger import Ledger, OpenLedger
+from nodes.ledger import Ledger
 from nodes.metrics import Registry
 from nodes.patient import PatientDaemon
+from nodes.receipts import OpenReceipts
 from nodes.rounds import New, Rounds
 from nodes.store.base import OpenRound, Posted
 from nodes.store.volatile import VolatileStore
@@ -190,14 +192,21 @@ def make_node(
     def resume(kept: OpenRound, _machine: Machine) -> None:
         resumed.append(kept.round_id)
 
+    def keyring_of(key_id: bytes) -> Keyring | None:
+        mine = keyring(identity)
+        return mine if mine.encryption.key_id == key_id else None
+
+    ledger = ledger or Ledger()
     rounds = Rounds(
         identity,
         credentials=credentials,
         keys=disk.keys,
-        ledger=ledger or Ledger(),
+        ledger=ledger,
+        receipts=OpenReceipts(keyring_of),
         new_round=new_round,
         rebuild=rebuild,
         close=close_round,
+        take_burnt=BurntInbox(keyring_of, ledger).take,
         max_message=1 << 20,
     )
     driver = Driver(
@@ -256,27 +265,28 @@ def patient_node(
     bound: int = 1_000_000,
     at_hand: bool = False,
     read: Callable[[], None] = lambda: None,
+    period: int = 3600,
 ) -> Node:
     """A patient that answers HOSPITAL about `value`; `read` is called wherever sources are read."""
     ledger, credentials = Ledger(), Credentials(trust())
 
-    def machine(round_id: bytes, seed: bytes, of_now: Ledger | OpenLedger) -> PatientRound:
+    def machine(round_id: bytes, seed: bytes) -> PatientRound:
         return PatientRound(
             round_id,
             keyring(patient(name)),
             SeededEntropy(seed),
             credentials=credentials,
-            policy=policy(bound),
-            ledger=of_now,
+            policy=policy(bound, period=period),
+            ledger=ledger,
             endpoint=f"https://{name}.example:8443",
         )
 
     def new_round(message: Admitted) -> New:
         seed = os.urandom(SEED_BYTES)
-        return begun(machine(message.envelope.header.round, seed, ledger), seed)
+        return begun(machine(message.envelope.header.round, seed), seed)
 
     def rebuild(round_id: bytes, _role: str, beginning: Beginning) -> Machine:
-        return machine(round_id, beginning.seed, OpenLedger())
+        return machine(round_id, beginning.seed)
 
     def read_sources(_study: Study) -> Event:
         read()

@@ -150,6 +150,7 @@ def test_the_example_studies_load() -> None:
     assert [(name, planned.study.deadline) for name, planned in studies.items()] == [
         ("blood-pressure", 60),
         ("steps", 120),
+        ("breast-cancer-noised", 120),
         ("breast-cancer", 120),
     ]
 
@@ -165,7 +166,7 @@ def test_a_patient_is_read_with_its_defaults(tmp_path: Path) -> None:
     assert (config.policy.studies, config.policy.floor, config.policy.max_length) == (("*",), 3, 2_000_000)
     assert (config.limits, config.log.level, config.log.format) == (Limits(), "info", "auto")
     source = config.sources["systolic"].source("systolic")
-    assert source.reader.read([(source.reader, Wanted("systolic", source.declared))])[0] == [128]
+    assert source.reader.read([(source.reader, Wanted("systolic", source.declared))])[0].column == [128]
 
 
 def test_a_hospital_is_read_with_its_limits(tmp_path: Path) -> None:
@@ -333,11 +334,11 @@ PATIENT_MISTAKES = [
         "peers: {bob: 'https://b:1', dan: 'https://B:1'}\nsources:",
         "7: peers.dan: has the same URL as bob; every node listens on its own",
     ),
-    (", literal: 128", "", "8: sources.systolic: has no source; give exactly one of literal, csv, synthetic"),
+    (", literal: 128", "", "8: sources.systolic: has no source; give exactly one of literal, "),
     (
         "literal: 128",
         "literal: 128, synthetic: {seed: 1}",
-        "8: sources.systolic: has literal and synthetic; give exactly one of literal, csv, synthetic",
+        "8: sources.systolic: has literal and synthetic; give exactly one of literal, ",
     ),
     ("bounds: [0, 300], ", "", "8: sources.systolic: give bounds: [smallest, largest] of a number, or the categories of"),
     ("bounds: [0, 300]", "bounds: [0, 9], categories: [a, b]", "8: sources.systolic: give bounds: [smallest, largest] of"),
@@ -360,7 +361,7 @@ PATIENT_MISTAKES = [
     ("literal: 128", "literal: many", "8: sources.systolic.literal: is text, and the source has bounds; write a number"),
     ("literal: 128", "literal: 1e3", "8: sources.systolic.literal: is text, and the source has bounds; write a number"),
     ("literal: 128", "literal: [1, null, 1.5]", "8: sources.systolic.literal[2]: is no whole number"),
-    ("literal: 128", "literal: null", "8: sources.systolic: has no source; give exactly one of literal, csv, synthetic"),
+    ("literal: 128", "literal: null", "8: sources.systolic: has no source; give exactly one of literal, "),
     (
         "bounds: [0, 300], literal: 128",
         "categories: [low, high], literal: [low, 1]",

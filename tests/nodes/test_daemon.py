@@ -23,9 +23,9 @@ from nodes.config import EncryptionKeyRules, check_hospital, check_patient
 from nodes.fields import address
 from nodes.hospital import HospitalDaemon
 from nodes.patient import PatientDaemon
-from nodes.sources.base import read_study
+from nodes.sources.reading import read_study
 from nodes.store.base import StoreError
-from tests.mpc.nodes import HOSPITAL, ROUND, patient, study
+from tests.mpc.nodes import ROUND, patient, request, study
 from tests.nodes.house import Site, at_work, eventually, make_site, nothing_left_over, run, short_directory, soon
 
 VALUES = {"alice": 725, "bob": 310, "charlie": 540}
@@ -163,9 +163,9 @@ async def test_who_is_turned_away_is_counted_and_logged(site: Site, logged: list
 async def test_what_happens_in_a_round_is_logged_in_fixed_words(site: Site, logged: list[Any]) -> None:
     daemon = alice(site)
     for effect in (
-        Decided("pressure", HOSPITAL, "the policy says no"),
+        Decided(request(), "the policy says no"),
         Progressed("sharing", ("bob",)),
-        Submitted("pressure", bytes(32), (patient("alice"), patient("bob"))),
+        Submitted("pressure", bytes(32), (patient("alice"), patient("bob")), frozenset(), {}, 0),
         Ended(ABORTED, "member-missing", "sharing", ("bob",), "bob went silent while sharing"),
     ):
         daemon.observe(ROUND, effect)

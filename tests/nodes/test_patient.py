@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from structlog.testing import capture_logs
 from mpc.disclosure import Bounds, Categories, Policy
 from mpc.errors import DataError
 from mpc.identity import Identity, Role
+from mpc.privacy import Budget
 from mpc.rounds.events import ValuesRead, ValuesUnavailable
-from nodes.config import PatientConfig, Vouched, check_patient, with_values
+from nodes.config import PatientConfig, PrivacyBudget, Vouched, check_patient, with_values
+from nodes.noise import can_draw
 from nodes.patient import PatientDaemon
 from nodes.sources import SourceConfig
 from nodes.sources.base import Source, Wanted
@@ -64,6 +67,13 @@ def test_the_policy_is_the_configurations(config: PatientConfig) -> None:
             invitations_per_minute=40,
             statistics=("mean", "h*"),
             records=50,
+            purposes=("*care*",),
+            ask=("weight",),
+            guard="privacy-budget",
+            period=3600,
+            rounds_per_period=7,
+            privacy_budget=PrivacyBudget(epsilon=1, delta=1e-6, per="record"),
+            least_per_cell=2.5,
         )
     )
     assert daemon.policy == Policy(
@@ -79,6 +89,15 @@ def test_the_policy_is_the_configurations(config: PatientConfig) -> None:
         invitations_per_minute=40,
         statistics=("mean", "h*"),
         records=50,
+        purposes=("*care*",),
+        ask=("weight",),
+        fields={"value": "value"},
+        guard="privacy-budget",
+        period=3600,
+        rounds_per_period=7,
+        budget=Budget.of(1_000_000, 1_000_000_000, "record", 50),
+        least_per_cell=Fraction(5, 2),
+        noise=can_draw(),
     )
 
 
@@ -96,7 +115,7 @@ def test_the_policy_knows_what_sources_declare(config: PatientConfig) -> None:
 def test_the_defaults_of_configuration_and_protocol_are_the_same(config: PatientConfig) -> None:
     policy = PatientDaemon(config).policy
     plain = Policy(policy.hospital, policy.sources, vouched_members=policy.vouched_members)
-    assert policy == plain
+    assert policy == replace(plain, fields={"value": "value"}, noise=can_draw())
 
 
 def test_status_says_what_the_floor_rests_on(config: PatientConfig) -> None:
@@ -150,6 +169,8 @@ class Broken:
     """A reader that fails as somebody else's service might."""
 
     place = "somewhere"
+    needs = ()
+    quick = False
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -221,8 +242,15 @@ def test_nothing_of_a_patient_prints_its_value(config: PatientConfig) -> None:
 async def test_invitations_before_a_restart_count_against_the_limit(config: PatientConfig) -> None:
     daemon, now = PatientDaemon(config), time.time()
     await daemon.open()
-    said = ((90, AuditEvent.CONSENTED), (30, AuditEvent.DECLINED), (10, AuditEvent.CONSENTED), (5, AuditEvent.SUBMITTED))
-    await daemon.store.record([audit_line(now - ago, event, "pulse") for ago, event in said])
+    said = (
+        (90, AuditEvent.CONSENTED, "rule"),
+        (40, AuditEvent.ASKED, ""),
+        (30, AuditEvent.DECLINED, "rule"),
+        (20, AuditEvent.CONSENTED, "person"),
+        (10, AuditEvent.CONSENTED, "rule"),
+        (5, AuditEvent.SUBMITTED, ""),
+    )
+    await daemon.store.record([audit_line(now - ago, event, "pulse", by=by) for ago, event, by in said])
     await daemon.recall()
     await daemon.store.close()
-    assert daemon.ledger.invitations_since(now - 60) == 2
+    assert daemon.ledger.invitations_since(now - 60) == 3

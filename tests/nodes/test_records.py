@@ -13,7 +13,7 @@ from mpc.result import Result, StatisticResult
 from mpc.rounds.events import ABORTED, RELEASED, Decided, Ended, Progressed, Released
 from nodes.records import Records, RoundRecord
 from nodes.store.base import Begun, Closed, ClosedRound, OpenRound
-from tests.mpc.nodes import HOSPITAL
+from tests.mpc.nodes import request
 from tests.nodes.house import soon
 
 
@@ -195,7 +195,7 @@ async def test_an_effect_that_people_do_not_see_changes_nothing() -> None:
     records = Records()
     record = opened(records)
     before = record.summary()
-    records.note(name(0), Decided("pressure", HOSPITAL, ""))
+    records.note(name(0), Decided(request(), ""))
     assert record.summary() == before
 
 

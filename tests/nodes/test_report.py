@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mpc.study import UNRESTRICTED, Statistic
+from mpc.study import UNRESTRICTED, Privacy, Statistic
 from nodes.report import report
 from tests.nodes.findings import HOSTILE, found
 
@@ -77,6 +77,15 @@ def test_there_is_a_picture_of_histograms_survival_and_means() -> None:
 
 def test_the_same_result_gives_the_same_report() -> None:
     assert report(found()) == report(found())
+
+
+def test_what_has_noise_says_so() -> None:
+    statistic, promise = Statistic.of("histogram", "age", bins=7), Privacy(4_000_000, 10**9, "record", 1, 1000)
+    page = Page(report(found(statistic, release=UNRESTRICTED, privacy=promise)))
+    assert "epsilon 4, delta 1e-06 for each record" in page.text
+    assert "totals have noise of the members" in page.text
+    assert "histogram-noise" in page.text
+    assert "epsilon" not in Page(report(found(statistic))).text
 
 
 def test_what_is_withheld_says_so_and_has_no_numbers() -> None:

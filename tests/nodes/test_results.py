@@ -11,7 +11,7 @@ import pytest
 from mpc.errors import ConfigError
 from mpc.release import Withheld
 from mpc.statistics.mean import MeanFigures
-from mpc.study import Release, Statistic
+from mpc.study import UNRESTRICTED, Privacy, Release, Statistic
 from nodes.results import StudyResult, columns
 from tests.nodes.findings import HOSTILE, ROUND, STATISTICS, data, found
 
@@ -48,6 +48,26 @@ def test_every_other_table_has_a_name_of_its_own() -> None:
     names = [name for name, _ in found().tables()]
     assert len(set(names)) == len(names)
     assert {"contingency-arm", "contingency-arm.tests", "linear-regression-days.fit", "ages", "ages-of-arms"} <= set(names)
+
+
+def test_noise_is_told_in_words_and_beside_every_figure() -> None:
+    result = found(MEAN, release=UNRESTRICTED, privacy=Privacy(4_000_000, 10**9, "record", 1, 1000))
+    assert result.privacy == "epsilon 4, delta 1e-06 for each record, with up to 1 of the members on the hospital's side"
+    assert found(MEAN).privacy == ""
+    tables = dict(result.tables())
+    assert list(tables) == ["statistics", "mean-age", "mean-age.noise"]
+    noise = tables["mean-age.noise"]
+    assert noise.columns == ("figure", "standard_deviation", "unit")
+    assert [(row[0], row[2]) for row in noise.rows] == [
+        ("n", ""),
+        ("mean", "a"),
+        ("variance", "a^2"),
+        ("standard_deviation", "a"),
+    ]
+    # OpenDP's accountant has a rho of 0.311065 for (4, 1e-6); n gets a third of it, and a record moves n by 1. Of three members
+    # two are honest, and four have taken part.
+    assert noise.rows[0][1] == pytest.approx((4 / 2 * 3 / (2 * 0.311065)) ** 0.5, rel=0.01)
+    assert StudyResult.from_json(result.json()) == result
 
 
 def test_json_holds_all_and_comes_back_as_it_was() -> None:

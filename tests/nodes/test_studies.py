@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mpc.errors import StudyError
-from mpc.study import UNRESTRICTED, Release, Statistic, Study, Variable
+from mpc.study import UNRESTRICTED, Privacy, Release, Statistic, Study, Variable
 from nodes.schedule import Schedule
 from nodes.studies import load_studies, load_study
 
@@ -50,6 +50,7 @@ def test_a_study_is_read_with_its_defaults(tmp_path: Path) -> None:
         records=1,
         legal_basis="",
         release=UNRESTRICTED,
+        privacy=None,
     )
 
 
@@ -73,6 +74,51 @@ def test_release_rules_are_part_of_the_question(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(STUDY + "release: {minimum_cell: 5, round_to: 10}\n")
     assert load_study(path, "demo").study.release == Release(5, 10)
+
+
+def test_a_promise_is_read_exactly_with_its_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(STUDY + "privacy: {epsilon: 0.3, delta: 1.0e-6}\n")
+    assert load_study(path, "demo").study.privacy == Privacy(300_000, 10**9, "member", 1, 1000)
+    path.write_text(STUDY + "privacy: {epsilon: 2, delta: 0.00001, per: record, colluding: 0, tail: 1.0e-9}\n")
+    assert load_study(path, "demo").study.privacy == Privacy(2_000_000, 10**10, "record", 0, 10**6)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            "delta: 1.0e-6",
+            "delta: 1e-6",
+            "12: privacy.delta: must be a number, but YAML reads text (a power of ten needs a point)",
+        ),
+        ("delta: 1.0e-6", "delta: 0.5", "12: privacy: delta 0.5 must lie between 0 and 1 / 3, the members that there may be"),
+        ("epsilon: 1", "epsilon: 0", "12: privacy.epsilon: is too small"),
+        ("epsilon: 1", "epsilon: 1000", "12: privacy: epsilon 1000 must lie between 0 and 100"),
+        (
+            "epsilon: 1, delta: 1.0e-6",
+            "epsilon: 0.000001, delta: 1.0e-15",
+            "12: study pressure: privacy: no noise keeps an epsilon that small",
+        ),
+        ("colluding: 1", "colluding: 2", "12: privacy: colluding 2 must lie between 0 and 1: of the 3 members of the smallest"),
+        ("kind: sum", "kind: count", "12: study pressure: privacy: what it asks for does not depend on any record"),
+    ],
+)
+def test_a_promise_that_cannot_be_kept_is_told_with_its_line(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    path = tmp_path / "a.yaml"
+    text = STUDY + "privacy: {epsilon: 1, delta: 1.0e-6, colluding: 1}\n"
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(StudyError) as caught:
+        load_study(path, "demo")
+    assert str(caught.value).startswith(f"{path}:{expected}")
+
+
+def test_a_count_that_no_record_moves_is_asked_beside_what_has_noise(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    more = "  - {kind: count, variable: systolic}\ncohort:"
+    path.write_text(STUDY.replace("cohort:", more) + "privacy: {epsilon: 1, delta: 1.0e-6}\n")
+    assert len(load_study(path, "demo").study.statistics) == 2
 
 
 VISITS = """\

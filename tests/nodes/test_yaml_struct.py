@@ -162,6 +162,11 @@ BAD = [
         "1: count: must be a whole number, but YAML reads true or false; write a whole",
     ),
     ("quoted number", "count: '5'\n", "1: count: must be a whole number, but YAML reads text; remove the quotes"),
+    (
+        "exponent without point, where there may be one",
+        "share: 1e-6\n",
+        "1: share: must be a number, but YAML reads text (a power of ten needs a point); write 1.0e-6",
+    ),
     ("exponent without point", "count: 1e3\n", "1: count: must be a whole number, but YAML reads text"),
     (
         "number as flag",

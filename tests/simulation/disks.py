@@ -13,7 +13,18 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from nodes.store.audit import AuditLine, Chain, Head, Kept
-from nodes.store.base import ClosedRound, KeptKey, OpenRound, Posted, Step, Store, StoreError
+from nodes.store.base import (
+    ClosedRound,
+    KeptKey,
+    KeptReceipt,
+    LedgerEntry,
+    OpenRound,
+    Posted,
+    ReceiptLine,
+    Step,
+    Store,
+    StoreError,
+)
 from nodes.store.counter import BackupGuard
 from nodes.store.round_keys import RoundKeys
 from nodes.store.sealing import KEY_BYTES, SealingKey, StorageKey
@@ -287,6 +298,21 @@ class Watched:
 
     async def audit(self, after: int, limit: int, *, since: float = 0.0, event: str = "") -> list[Kept]:
         return await self._inner.audit(after, limit, since=since, event=event)
+
+    async def ledger(self) -> list[LedgerEntry]:
+        return await self._do("ledger", self._inner.ledger)
+
+    async def forget_ledger(self, now: float) -> None:
+        await self._inner.forget_ledger(now)
+
+    async def receipts(self, limit: int) -> list[ReceiptLine]:
+        return await self._inner.receipts(limit)
+
+    async def find_receipt(self, round_id: bytes) -> KeptReceipt | None:
+        return await self._do("find_receipt", lambda: self._inner.find_receipt(round_id))
+
+    async def open_receipts(self, now: float) -> list[KeptReceipt]:
+        return await self._do("open_receipts", lambda: self._inner.open_receipts(now))
 
     async def keep_key(self, key: KeptKey) -> None:
         await self._inner.keep_key(key)

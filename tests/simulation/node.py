@@ -10,6 +10,7 @@ from mpc.credentials import Credentials
 from mpc.entropy import SeededEntropy
 from mpc.errors import Answer
 from mpc.identity import Identity, Role
+from mpc.keys import Keyring
 from mpc.rounds.admission import Admitted
 from mpc.rounds.events import Effect, Ended, OpenRound, Released, ValuesRead, ValuesUnavailable
 from mpc.rounds.events import Event as RoundEvent
@@ -18,11 +19,13 @@ from mpc.rounds.machine import Machine
 from mpc.rounds.patient import PatientRound
 from mpc.study import Study
 from mpc.wire import decode, encode
+from nodes.burnt import BurntInbox
 from nodes.driver import Driver
 from nodes.journal import Beginning, RoundLost
-from nodes.ledger import Ledger, OpenLedger
+from nodes.ledger import Ledger
 from nodes.log import Event, Logger
 from nodes.metrics import Registry
+from nodes.receipts import OpenReceipts
 from nodes.rounds import New, Rounds
 from nodes.store.base import OpenRound as OpenRoundKept
 from nodes.store.base import Step, Store, StoreError
@@ -103,9 +106,11 @@ class Node:
             credentials=self.credentials,
             keys=self.disk.keys,
             ledger=self.ledger,
+            receipts=OpenReceipts(self._keyring),
             new_round=self._new_round,
             rebuild=self._rebuild,
             close=_close,
+            take_burnt=BurntInbox(self._keyring, self.ledger).take,
             max_message=1 << 20,
         )
         transport = _Transport(self, life)
@@ -249,7 +254,7 @@ class Node:
         if self.identity == HOSPITAL:
             return None
         round_id, seed = message.envelope.header.round, self.run.chance.randbytes(32)
-        machine = self._patient_round(round_id, seed, self.ledger)
+        machine = self._patient_round(round_id, seed)
         return New(machine, Beginning(seed, keyring(self.identity).encryption.key_id, b""), Role.PATIENT, "")
 
     def _rebuild(self, round_id: bytes, role: str, beginning: Beginning) -> Machine:
@@ -258,7 +263,7 @@ class Node:
         if role == Role.HOSPITAL:
             machine: Machine = self._hospital_round(round_id, beginning.seed, decode(beginning.asked, Study))
         else:
-            machine = self._patient_round(round_id, beginning.seed, OpenLedger())
+            machine = self._patient_round(round_id, beginning.seed)
         return machine
 
     def _hospital_round(self, round_id: bytes, seed: bytes, asked: Study) -> HospitalRound:
@@ -273,14 +278,18 @@ class Node:
         self.machines[round_id] = machine
         return machine
 
-    def _patient_round(self, round_id: bytes, seed: bytes, ledger: Ledger | OpenLedger) -> PatientRound:
+    def _keyring(self, key_id: bytes) -> Keyring | None:
+        mine = keyring(self.identity)
+        return mine if mine.encryption.key_id == key_id else None
+
+    def _patient_round(self, round_id: bytes, seed: bytes) -> PatientRound:
         machine = PatientRound(
             round_id,
             keyring(self.identity),
             SeededEntropy(seed),
             credentials=self.credentials,
             policy=policy(self.run.bound),
-            ledger=ledger,
+            ledger=self.ledger,
             endpoint=f"https://{self.identity.name}.example:8443",
         )
         self.machines[round_id] = machine

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -24,16 +25,19 @@ import msgspec
 from mpc.envelope import parse
 from mpc.identity import Identity
 from mpc.messages import Kind
+from mpc.receipt import ReceiptRefused, check_receipt
 from mpc.result import Result
 from mpc.rounds.events import RELEASED, CancelRound, Released
 from mpc.rounds.hospital import HospitalRound
 from mpc.rounds.patient import PatientRound
 from mpc.study import Study
 from mpc.wire import decode, encode
+from nodes.ledger import Ledger
+from nodes.receipts import assembled
 from nodes.store.base import Closed, Step, StoreError
 from nodes.transport.base import DeliveryError
 from nodes.transport.memory import MemoryNetwork, Parcel
-from tests.mpc.nodes import HOSPITAL, patient, study
+from tests.mpc.nodes import HOSPITAL, patient, study, trust
 from tests.simulation import faults
 from tests.simulation.disks import Disk, FileDisk, MemoryDisk
 from tests.simulation.loop import Clock, VirtualLoop, wait_here
@@ -359,6 +363,8 @@ class Run:
         earlier = self._closed.setdefault((node.identity, step.round_id), step.closed)
         if earlier != step.closed and not self._was_restored():
             self.finding(f"{node.identity.name} ended a round twice")
+        if (step.receipt is not None) != (step.closed.outcome == RELEASED):
+            self.finding(f"{node.identity.name}: a result and its receipt are not kept together")
         if step.closed.result:
             self._check_result(node, step.round_id, step.closed.result)
 
@@ -399,6 +405,42 @@ class Run:
                     self.finding(f"round {round_id.hex()[:4]} {outcome} {code} at {name} though the faults stopped early")
             if decode(self._results[round_id], Result).members != len(asked.members):
                 self.finding(f"round {round_id.hex()[:4]} lacks members though the faults stopped early")
+        await self._check_receipts()
+        await self._check_guards()
+
+    async def _check_guards(self) -> None:
+        """What a patient has given lies over one roster, or over smaller ones where there is no total of the larger."""
+        for name in self.names:
+            node = self.nodes[patient(name)]
+            ledger = Ledger()
+            ledger.load(await node.disk.store.ledger())
+            given = ledger.contributions("value")
+            for before, after in pairwise(given):
+                if after.members != before.members and (before.released or not after.members < before.members):
+                    self.finding(f"{name} gave over two rosters")
+            sent = sum(who == node.identity and kind is Kind.PARTIAL_SUM for who, _, _, kind in self._sent)
+            if sent > len(given) and not node.restored:
+                self.finding(f"{name} gave what its ledger does not have")
+
+    async def _check_receipts(self) -> None:
+        """Of one round there is one statement, whoever has it. The hospital's lacks a countersignature where faults went on."""
+        stated: dict[bytes, bytes] = {}
+        for node in self.nodes.values():
+            for line in await node.disk.store.receipts(10):
+                kept = await node.disk.store.find_receipt(line.round_id)
+                assert kept is not None, "nobody erases it"
+                try:
+                    checked = check_receipt(assembled(kept), trust())
+                except ReceiptRefused as error:
+                    self.finding(f"{node.identity.name}: a receipt does not hold: {error}")
+                    continue
+                signed = {member.credential.identity for member in checked.members if member.countersigned}
+                if node.identity != HOSPITAL and signed != {node.identity}:
+                    self.finding(f"{node.identity.name} keeps a receipt that is not its own")
+                if self.temper.gentle and node.identity == HOSPITAL and len(signed) < len(checked.members):
+                    self.finding("a countersignature is missing though the faults stopped early")
+                if stated.setdefault(line.round_id, checked.digest) != checked.digest:
+                    self.finding(f"{node.identity.name}: the round has two receipts")
 
     def _was_restored(self) -> bool:
         return any(node.restored for node in self.nodes.values())

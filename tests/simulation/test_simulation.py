@@ -111,6 +111,21 @@ def test_a_store_that_keeps_nothing_is_noticed() -> None:
         plays_wrongly("has no end at the hospital|two different messages")
 
 
+def test_a_receipt_that_a_restart_forgets_is_noticed() -> None:
+    with mock.patch("nodes.receipts.OpenReceipts.resume"):
+        plays_wrongly("a countersignature is missing")
+
+
+def test_a_ledger_that_forgets_is_noticed() -> None:
+    with mock.patch("nodes.ledger.Ledger.submitted", return_value=()):
+        plays_wrongly("gave what its ledger does not have")
+
+
+def test_a_receipt_that_is_kept_after_the_result_is_noticed() -> None:
+    with mock.patch("nodes.receipts.OpenReceipts.open", return_value=None):
+        plays_wrongly("not kept together|the program failed")
+
+
 def test_a_key_that_outlives_its_round_is_noticed() -> None:
     with mock.patch.object(VolatileKeys, "destroy"):
         plays_wrongly("has a key of")

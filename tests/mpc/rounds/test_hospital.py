@@ -13,6 +13,7 @@ from mpc.errors import Answer, InvalidTransition, StudyError
 from mpc.identity import Identity, Role
 from mpc.keys import RoundKey
 from mpc.messages import Abort, AbortCode, Collect, Consent, Declined, Kind, PartialSum, Ready, Receipt, Roster
+from mpc.receipt import ReceiptStatement
 from mpc.result import commitment
 from mpc.ring import Ring
 from mpc.rounds.events import CancelRound, Ended, OpenRound, PeersRevoked, Progressed, Send, Undeliverable, ValuesUnavailable
@@ -430,6 +431,10 @@ def receipts(made: World) -> list[Receipt]:
     return [content for content in contents if isinstance(content, Receipt)]
 
 
+def stated(receipt: Receipt) -> ReceiptStatement:
+    return decode(receipt.statement.body, ReceiptStatement)
+
+
 def test_receipts_commit_to_the_result_and_keep_it() -> None:
     made = world()
     made.run()
@@ -439,8 +444,8 @@ def test_receipts_commit_to_the_result_and_keep_it() -> None:
     assert len(got) == 3
     assert len(set(map(encode, got))) == 1
     assert (got[0].result, got[0].key) == (b"", b"")
-    assert got[0].context == made.hospital.context == released.result.context
-    assert got[0].commitment == commitment(released.key, encode(released.result))
+    assert stated(got[0]).context == made.hospital.context == released.result.context
+    assert stated(got[0]).commitment == commitment(released.key, encode(released.result))
     assert len(released.key) == 32
 
 
@@ -451,7 +456,7 @@ def test_a_member_cannot_guess_a_small_result_from_its_receipt() -> None:
     made.open()
     made.run()
     (released,) = made.released
-    committed = receipts(made)[0].commitment
+    committed = stated(receipts(made)[0]).commitment
     template = released.result
 
     def guess(total: int, key: bytes) -> bytes:
@@ -642,7 +647,7 @@ def test_a_message_before_the_round_is_open_is_refused() -> None:
 
 def test_a_roster_is_not_for_a_hospital() -> None:
     made = until(Kind.READY)
-    roster = Roster(made.hospital.invitation_digest, keyring(HOSPITAL).chain, ())
+    roster = Roster(made.hospital.invitation_digest, keyring(HOSPITAL).chain, (), ())
     letter = made.forge(Kind.ROSTER, roster, "alice", H)
     refused(made, letter, Answer.REJECTED, reason="recipient")
 

@@ -10,12 +10,16 @@ import pytest
 from msgspec.structs import replace
 
 from mpc.disclosure import Bounds
+from mpc.envelope import open_sealed, parse
 from mpc.errors import Answer, InvalidTransition
 from mpc.identity import Identity, Role
 from mpc.keys import RoundKey
 from mpc.messages import (
+    BURNT_STATEMENT,
+    RECEIPT_STATEMENT,
     Abort,
     AbortCode,
+    Burnt,
     Collect,
     Declined,
     Invitation,
@@ -27,28 +31,49 @@ from mpc.messages import (
     SegmentShape,
     Share,
 )
+from mpc.receipt import Terms, write_statement
 from mpc.result import Result, commitment, make_result
 from mpc.rounds.events import (
+    Asked,
     Decided,
     Ended,
+    Event,
     OpenRound,
     PeersRevoked,
+    PersonDecided,
     ReadValues,
     Released,
+    Send,
     Submitted,
+    Tick,
     ValuesRead,
     ValuesUnavailable,
+    Withdrawn,
 )
 from mpc.rounds.patient import NO_RECEIPT, PatientRound, PatientState
 from mpc.rounds.roster import context_of
 from mpc.signature import sha256
-from mpc.statement import sign
-from mpc.wire import Struct, encode
-from tests.mpc.nodes import HOSPITAL, NOW, certificate, credential, keyring, patient, patient_round, policy, revoking, study
-from tests.mpc.world import BASE, World, array, forget_encryption_key, world
+from mpc.statement import Signed, read, sign
+from mpc.study import Privacy, Release
+from mpc.wire import Struct, decode, encode
+from tests.mpc.nodes import (
+    HOSPITAL,
+    NOW,
+    certificate,
+    credential,
+    keyring,
+    patient,
+    patient_round,
+    policy,
+    request,
+    revoking,
+    study,
+)
+from tests.mpc.world import BASE, MAX_SIZE, World, array, forget_encryption_key, world
 
 ALICE = patient("alice")
 H = HOSPITAL.name
+NOISE = Privacy(1_000_000, 1, "member", 1, 1)
 
 
 def until(*kinds: Kind, publish_to: str = "hospital") -> World:
@@ -99,7 +124,7 @@ def test_a_good_invitation_is_consented_to_and_the_ledger_told() -> None:
     made.deliver(made.take(Kind.INVITATION, recipient="alice"))
 
     assert made.patients["alice"].state is PatientState.CONSENTED
-    assert effects(made, Decided) == [Decided("pressure", HOSPITAL, "")]
+    assert effects(made, Decided) == [Decided(request(made.study), "")]
     assert sent(made, Kind.CONSENT) == 1
     assert not effects(made, ReadValues), "no value is read before there is a roster"
 
@@ -166,7 +191,7 @@ def test_a_refusal_gives_no_reason_and_leaves_nothing_behind() -> None:
     made.deliver(made.take(Kind.INVITATION, recipient="alice"))
 
     assert machine.state is PatientState.DECLINED
-    assert effects(made, Decided) == [Decided("pressure", HOSPITAL, "the policy answers no study called pressure")]
+    assert effects(made, Decided) == [Decided(request(made.study), "the policy answers no study called pressure")]
     answer = made.pick(Kind.DECLINED, "alice")
     assert made.opened(answer) == Declined(made.hospital.invitation_digest), "one digest, the same whatever the reason"
     assert machine.round_key is None
@@ -207,7 +232,7 @@ def test_another_hospital_has_no_say_in_the_round() -> None:
     other = Identity("demo", Role.HOSPITAL, "other")
     made.round_keys[other] = RoundKey(os.urandom)
     made.identity = lambda name: other if name == "other" else patient(name)  # type: ignore[method-assign]
-    for kind, content in ((Kind.ROSTER, Roster(bytes(32), keyring(other).chain, ())), (Kind.ABORT, abort(made))):
+    for kind, content in ((Kind.ROSTER, Roster(bytes(32), keyring(other).chain, (), ())), (Kind.ABORT, abort(made))):
         letter = made.forge(kind, content, "other", "alice")
         made.patients["alice"].credentials.learn(keyring(other).chain, NOW)
         assert_refused(made, letter, Answer.REFUSED, "sender")
@@ -315,7 +340,7 @@ def test_a_roster_of_invented_members_gets_nothing() -> None:
 
 def test_two_rosters_for_one_round_end_it() -> None:
     made = until(Kind.SHARE)
-    second = Roster(made.hospital.invitation_digest, keyring(HOSPITAL).chain, ())
+    second = Roster(made.hospital.invitation_digest, keyring(HOSPITAL).chain, (), ())
     answer = made.deliver(made.forge(Kind.ROSTER, second, H, "alice"))
 
     assert answer is Answer.REFUSED
@@ -354,7 +379,7 @@ def test_patients_that_were_asked_different_things_share_nothing() -> None:
     members = tuple(Member(keyring(patient(name)).chain, signed) for name, signed in consents.items())  # type: ignore[arg-type]
     for name in made.values:
         digest = made.patients[name].invitation_digest
-        made.deliver(made.forge(Kind.ROSTER, Roster(digest, keyring(HOSPITAL).chain, members), H, name, context=digest))
+        made.deliver(made.forge(Kind.ROSTER, Roster(digest, keyring(HOSPITAL).chain, members, ()), H, name, context=digest))
 
     assert {made.ending(name).code for name in made.values} == {AbortCode.ROSTER}
     assert all(sent(made, Kind.SHARE, name) == 0 for name in made.values)
@@ -483,7 +508,7 @@ def test_messages_that_come_before_their_time_are_refused() -> None:
     made = until(Kind.SHARE)
     early: list[tuple[Kind, Struct]] = [
         (Kind.COLLECT, Collect(())),
-        (Kind.RECEIPT, Receipt(made.hospital.context or b"", bytes(32), b"", b"")),
+        (Kind.RECEIPT, Receipt(Signed(b"", bytes(64)), b"", b"")),
     ]
     for kind, content in early:
         assert_refused(made, made.forge(kind, content, H, "alice"), Answer.REFUSED, "unexpected")
@@ -493,7 +518,7 @@ def test_messages_that_come_before_their_time_are_refused() -> None:
 
 def test_a_receipt_before_the_partial_sum_is_refused() -> None:
     made = until(Kind.COLLECT)
-    receipt = Receipt(made.hospital.context or b"", bytes(32), b"", b"")
+    receipt = Receipt(Signed(b"", bytes(64)), b"", b"")
     assert_refused(made, made.forge(Kind.RECEIPT, receipt, H, "alice"), Answer.REFUSED, "unexpected")
 
 
@@ -511,7 +536,7 @@ def test_before_the_invitation_nobody_but_a_hospital_is_heard() -> None:
 
 def test_a_roster_before_the_invitation_is_refused() -> None:
     made = fresh()
-    letter = made.forge(Kind.ROSTER, Roster(bytes(32), keyring(HOSPITAL).chain, ()), H, "alice")
+    letter = made.forge(Kind.ROSTER, Roster(bytes(32), keyring(HOSPITAL).chain, (), ()), H, "alice")
     made.patients["alice"].credentials.learn(keyring(HOSPITAL).chain, NOW)
     assert_refused(made, letter, Answer.REFUSED)
 
@@ -572,7 +597,9 @@ def test_the_round_counts_from_the_partial_sum_on() -> None:
     kinds = [type(effect).__name__ for effect in submitted]
     context = made.hospital.context or b""
 
-    assert effects(made, Submitted) == [Submitted("pressure", context, tuple(map(patient, ("alice", "bob", "charlie"))))]
+    members = tuple(map(patient, ("alice", "bob", "charlie")))
+    ends = {"value": NOW + policy().period}
+    assert effects(made, Submitted) == [Submitted("pressure", context, members, frozenset(members), ends, 0)]
     assert kinds.index("Submitted") < len(kinds) - 1 - kinds[::-1].index("Send"), "committed before it is sent"
 
 
@@ -582,6 +609,15 @@ def test_the_round_counts_from_the_partial_sum_on() -> None:
 def published(made: World, total: int = 1 + BASE + BASE**2) -> tuple[bytes, bytes]:
     result = make_result(made.study, made.hospital.context or b"", 3, (array([total]),))
     return encode(result), bytes(range(32))
+
+
+def receipt(made: World, raw: bytes, key: bytes, *, signer: str = H, **changes: Any) -> Receipt:
+    """What the hospital says of a published result, but for these fields of what it signs."""
+    question = made.hospital.question
+    assert question is not None
+    true = write_statement(question, 1, made.hospital.context or b"", commitment(key, raw), made.now)
+    signing_key = keyring(made.identity(signer)).signing_key
+    return Receipt(sign(signing_key, RECEIPT_STATEMENT, replace(true, **changes)), raw, key)
 
 
 def test_a_receipt_ends_the_round() -> None:
@@ -601,24 +637,66 @@ def test_a_published_result_is_checked_against_its_commitment() -> None:
     assert released.result.plain() == {"value": {"sum": 1 + BASE + BASE**2}}
 
 
-@pytest.mark.parametrize("fault", ["context", "commitment", "key", "result"])
-def test_a_receipt_that_contradicts_itself_is_refused(fault: str) -> None:
-    made = until(Kind.RECEIPT, publish_to="members")
-    raw, key = published(made)
-    context = made.hospital.context or b""
-    good = Receipt(context, commitment(key, raw), raw, key)
-    wrong = replace(good, **{fault: bytes(32) if fault != "result" else published(made, 5)[0]})
+def refused_then_right(made: World, wrong: Receipt) -> None:
     assert_refused(made, made.forge(Kind.RECEIPT, wrong, H, "alice"), Answer.REFUSED, "receipt")
     made.run()
     assert made.patients["alice"].state is PatientState.FINISHED, "the right one is taken afterwards"
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"version": 2},
+        {"round": bytes(16)},
+        {"context": bytes(32)},
+        {"study": bytes(32)},
+        {"study_id": "another"},
+        {"commitment": bytes(32)},
+        {"opened": int(NOW) - 1},
+        {"released": int(NOW) - 1},
+        {"released": int(NOW) + 60 + 61},
+        {"deadline": int(NOW) + 61},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_a_receipt_that_says_something_else_is_not_countersigned(wrong: dict[str, Any]) -> None:
+    made = until(Kind.RECEIPT, publish_to="members")
+    refused_then_right(made, receipt(made, *published(made), **wrong))
+
+
+@pytest.mark.parametrize("wrong", [{"publish": "hospital"}, {"statistics": ()}, {"release": Release(5, 0)}, {"privacy": NOISE}])
+def test_more_or_less_than_the_study_said_is_not_countersigned(wrong: dict[str, object]) -> None:
+    made = until(Kind.RECEIPT, publish_to="members")
+    refused_then_right(made, receipt(made, *published(made), terms=replace(Terms.of(made.study), **wrong)))
+
+
+@pytest.mark.parametrize("fault", ["key", "result"])
+def test_a_result_that_is_not_the_one_committed_to_is_refused(fault: str) -> None:
+    made = until(Kind.RECEIPT, publish_to="members")
+    right = receipt(made, *published(made))
+    refused_then_right(made, replace(right, **{fault: bytes(32) if fault == "key" else published(made, 5)[0]}))
+
+
+def test_a_member_that_was_promised_the_result_countersigns_nothing_without_it() -> None:
+    made = until(Kind.RECEIPT, publish_to="members")
+    right = receipt(made, *published(made))
+    refused_then_right(made, Receipt(right.statement, b"", b""))
+
+
+def test_a_result_for_the_hospital_alone_is_not_taken() -> None:
+    made = until(Kind.RECEIPT)
+    refused_then_right(made, receipt(made, *published(made)))
+
+
+def test_a_receipt_that_another_signed_is_refused() -> None:
+    made = until(Kind.RECEIPT, publish_to="members")
+    refused_then_right(made, receipt(made, *published(made), signer="bob"))
+
+
 def test_a_result_that_cannot_be_read_is_not_a_passing_fault() -> None:
     """`rejected` is an answer from before the signature: the sender would try again and again."""
     made = until(Kind.RECEIPT, publish_to="members")
-    raw, key = b"no result", bytes(range(32))
-    receipt = Receipt(made.hospital.context or b"", commitment(key, raw), raw, key)
-    answer = made.deliver(made.forge(Kind.RECEIPT, receipt, H, "alice"))
+    answer = made.deliver(made.forge(Kind.RECEIPT, receipt(made, b"no result", bytes(range(32))), H, "alice"))
 
     assert answer in (Answer.REFUSED, Answer.UNOPENABLE)
     assert made.patients["alice"].state is PatientState.SUBMITTED
@@ -666,6 +744,94 @@ def test_what_comes_after_the_end_is_gone() -> None:
     before.deliver(before.forge(Kind.ABORT, abort(before, b""), H, "alice"))
     before.patients["alice"].credentials.learn(keyring(patient("bob")).chain, NOW)
     assert_refused(before, before.forge(Kind.SHARE, Share(bytes(32)), "bob", "alice"), Answer.GONE)
+
+
+@pytest.mark.parametrize(
+    ("hold", "burnt"), [(Kind.ROSTER, 0), (Kind.SHARE, 0), (Kind.COLLECT, 1), (Kind.PARTIAL_SUM, 0)], ids=str
+)
+def test_who_was_ready_and_gives_nothing_signs_that_and_nobody_else_does(hold: Kind, burnt: int) -> None:
+    made = until(hold)
+    made.deliver(made.forge(Kind.ABORT, abort(made, None, AbortCode.MISSING, "bob"), H, "alice"))
+
+    assert sent(made, Kind.BURNT) == burnt
+    if burnt:
+        envelope = parse(made.pick(Kind.BURNT, "alice").raw, MAX_SIZE)
+        said = decode(open_sealed(envelope, keyring(HOSPITAL).encryption.private_key, None), Signed)
+        content = read(said, BURNT_STATEMENT, Burnt, credential(ALICE).public_key)
+        assert content == Burnt(made.hospital.context or b"")
+        assert envelope.header.context == made.hospital.context
+
+
+def test_a_burnt_is_signed_at_the_deadline_too_and_offered_for_a_day() -> None:
+    made = until(Kind.COLLECT)
+    made.letters.clear()
+    made.advance(60)
+    (letter,) = [effect for effect in effects(made, Send) if effect.kind is Kind.BURNT]
+    assert (letter.recipient, letter.until) == (HOSPITAL, NOW + 60 + 24 * 3600)
+
+
+def test_a_person_who_is_asked_decides_once() -> None:
+    made = fresh()
+    machine = made.patients["alice"]
+    machine.policy = policy(ask=("press*",))
+    made.deliver(made.take(Kind.INVITATION, recipient="alice"))
+    assert (machine.state, effects(made, Decided)) == (PatientState.ASKED, [])
+    assert effects(made, Asked) == [Asked(request(made.study), NOW + 20, NOW + 60)]
+    assert not sent(made, Kind.CONSENT)
+    made.give(ALICE, PersonDecided(approved=True))
+    made.give(ALICE, PersonDecided(approved=False))
+    assert effects(made, Decided) == [Decided(request(made.study), "", by_person=True)]
+    assert sent(made, Kind.CONSENT) == 1
+    made.run()
+    assert made.patients["alice"].state is PatientState.FINISHED
+
+
+def test_a_person_is_not_asked_about_what_a_rule_refuses() -> None:
+    made = fresh()
+    made.patients["alice"].policy = policy(ask=("*",), floor=9)
+    made.deliver(made.take(Kind.INVITATION, recipient="alice"))
+    assert made.patients["alice"].state is PatientState.DECLINED
+    assert not effects(made, Asked)
+
+
+@pytest.mark.parametrize(
+    ("event", "reason", "told"),
+    [
+        (PersonDecided(approved=False), "a person has declined it", 1),
+        (Withdrawn(), "a person has withdrawn from the study", 1),
+        (Tick(), "nobody has decided in time", 0),
+    ],
+    ids=["declined", "withdrawn", "late"],
+)
+def test_without_an_approval_there_is_no_consent(event: Event, reason: str, told: int) -> None:
+    made = fresh()
+    machine = made.patients["alice"]
+    machine.policy = policy(ask=("*",))
+    made.deliver(made.take(Kind.INVITATION, recipient="alice"))
+    made.give(ALICE, Tick())
+    assert machine.state is PatientState.ASKED, "it is early"
+    made.now += 20 if isinstance(event, Tick) else 0
+    made.give(ALICE, event)
+    assert effects(made, Decided) == [Decided(request(made.study), reason, by_person=True)]
+    assert (machine.state, sent(made, Kind.DECLINED), sent(made, Kind.CONSENT)) == (PatientState.DECLINED, told, 0)
+    assert machine.round_key is None
+
+
+@pytest.mark.parametrize("hold", [Kind.ROSTER, Kind.SHARE, Kind.COLLECT], ids=lambda kind: kind.name)
+def test_a_withdrawal_ends_the_round_and_the_hospital_hears_unavailable(hold: Kind) -> None:
+    made = until(hold)
+    made.give(ALICE, Withdrawn())
+    ended = made.ending("alice")
+    assert (ended.code, ended.detail) == (AbortCode.UNAVAILABLE, "a person has withdrawn from the study")
+    content = made.opened(made.take(Kind.ABORT, "alice"))
+    assert isinstance(content, Abort)
+    assert content.code is AbortCode.UNAVAILABLE
+
+
+def test_after_the_partial_sum_a_withdrawal_comes_too_late() -> None:
+    made = until(Kind.RECEIPT)
+    made.give(ALICE, Withdrawn())
+    assert made.endings("alice") == []
 
 
 @pytest.mark.parametrize("hold", [Kind.SHARE, Kind.COLLECT], ids=lambda kind: kind.name)

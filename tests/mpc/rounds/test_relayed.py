@@ -63,6 +63,7 @@ def test_a_round_through_the_relay_gives_the_exact_sum(relayed: tuple[str, ...])
     assert made.ending().outcome == RELEASED
     assert made.total() == SUM
     assert all(machine.state is PatientState.FINISHED for machine in made.patients.values())
+    assert all(made.receipts[HOSPITAL.name].countersignatures)
 
 
 def test_direct_and_relayed_patients_are_asked_in_the_same_bytes() -> None:

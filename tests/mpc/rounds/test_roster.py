@@ -58,7 +58,7 @@ def member(name: str, **changes: Any) -> Member:
 
 
 def roster(*members: Member) -> Roster:
-    return Roster(question().digest, keyring(HOSPITAL).chain, members or tuple(map(member, ("alice", "bob", "charlie"))))
+    return Roster(question().digest, keyring(HOSPITAL).chain, members or tuple(map(member, ("alice", "bob", "charlie"))), ())
 
 
 def consent_refusal(signed: Signed, chain: tuple[bytes, ...] = (), now: float = NOW) -> str:

@@ -26,6 +26,7 @@ from mpc.rounds.events import CancelRound, Effect, Ended, Event, OpenRound, Rele
 from mpc.rounds.hospital import HospitalState
 from mpc.rounds.patient import PatientState
 from mpc.secret import Secret
+from mpc.statement import Signed
 from mpc.study import Study
 from mpc.wire import decode
 from tests.mpc.nodes import HOSPITAL, NOW, keyring, patient, policy, study
@@ -97,6 +98,8 @@ def test_a_round_has_exactly_the_messages_that_it_needs() -> None:
         Kind.PARTIAL_SUM: 3,
         Kind.RECEIPT: 3,
         Kind.ABORT: 0,
+        Kind.BURNT: 0,
+        Kind.COUNTERSIGNATURE: 3,
     }
 
 
@@ -336,6 +339,10 @@ def test_a_recording_of_a_round_and_every_rsa_key_open_nothing_but_the_question(
     for letter in recorded:
         if letter.kind is Kind.INVITATION:
             assert decode(Parts.split(letter.raw).ciphertext, Invitation).study
+        if letter.kind is Kind.COUNTERSIGNATURE:  # that opens, and has in it what the receipt shows to everybody
+            said = try_open(letter, unwrap(letter), b"")
+            assert said is not None
+            assert decode(said, Signed).signature in made.receipts[H].countersignatures
 
 
 def test_no_machine_can_open_a_recording_of_its_own_round() -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mpc.ring import RunningSum
-from mpc.statistics import decode, encode, interpret, plan
+from mpc.statistics import decode, draws, encode, interpret, plan
 from mpc.statistics.component import Values
 from mpc.statistics.newton import Fit
 from mpc.study import UNRESTRICTED, Statistic, Study, Variable
@@ -35,6 +35,7 @@ def question(variables: Sequence[Variable], *statistics: Statistic, members: int
         records=records,
         legal_basis="",
         release=UNRESTRICTED,
+        privacy=None,
     )
 
 
@@ -49,11 +50,17 @@ def split(data: Columns, members: int, seed: int = 7) -> list[dict[str, Values]]
     return [{name: column[owner == member].astype(np.int64) for name, column in data.items()} for member in range(members)]
 
 
-def totals(study: Study, data: Columns) -> tuple[Values, ...]:
-    """What a hospital decodes."""
+def silence(sigma: int, count: int) -> Sequence[int]:
+    """What the members of a study with noise might draw, once in a very long time."""
+    return [0] * count
+
+
+def totals(study: Study, data: Columns, noise: Callable[[int, int], Sequence[int]] = silence) -> tuple[Values, ...]:
+    """What a hospital decodes; `noise` draws so many of that standard deviation for one member."""
     sums = [RunningSum(segment.ring, segment.ring.zeros(segment.length)) for segment in plan(study)]
     for values in split(data, len(study.members)):
-        for total, vector in zip(sums, encode(study, values), strict=True):
+        drawn = [number for sigma, count in draws(study) for number in noise(sigma, count)]
+        for total, vector in zip(sums, encode(study, values, drawn), strict=True):
             assert total.ring.contains(vector)
             total.add(vector)
     return decode(study, [total.finish() for total in sums], len(study.members))

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from mpc.errors import UsageError
 from mpc.rounds.events import RELEASED
-from mpc.study import Statistic
+from mpc.study import UNRESTRICTED, Privacy, Statistic
 from nodes.commands.results import results as results_group
 from nodes.records import RoundRecord
 from nodes.results import StudyResult
@@ -48,11 +48,21 @@ def test_the_list_has_what_is_released(hospital: Play) -> None:
     assert listed[2] == {"round": ROUNDS[2].hex(), "study": "question", "opened": 1_700_007_200.0}
 
 
+def test_a_result_with_noise_says_how_much(hospital: Play) -> None:
+    statistic, promise = Statistic.of("mean", "age"), Privacy(4_000_000, 10**9, "record", 1, 1000)
+    hospital.answers[ROUNDS[2]] = found(statistic, release=UNRESTRICTED, privacy=promise)
+    lines = invoke(hospital, "show", "question").stdout.splitlines()
+    assert "noise    epsilon 4, delta 1e-06 for each record, with up to 1 of the members on the hospital's side" in lines
+    at = next(at for at, line in enumerate(lines) if "standard_deviation  unit" in line)
+    assert [line.split()[0] for line in lines[at + 1 :]] == ["n", "mean", "variance", "standard_deviation"]
+
+
 def test_a_result_is_shown_with_units_n_error_and_rules(hospital: Play) -> None:
     lines = invoke(hospital, "show", "question").stdout.splitlines()
-    assert lines[:4] == [
+    assert lines[:5] == [
         f"study    question: Ages {HOSTILE}",
         "round    000102030405060708090a0b0c0d0e0f, opened 2023-11-14 22:13 UTC",
+        f"receipt  {'00' * 8}",
         "members  4",
         "rules    nothing is told of fewer than 5 records",
     ]

@@ -34,8 +34,8 @@ from nodes.transport.mail import RelayedTransport
 from nodes.transport.mailroom import Mailroom
 from nodes.transport.tls import client_context, server_context
 from pki.trust import TrustStore
+from scripts.postgres import Cluster, NotInstalled, running_cluster
 from tests.mpc.nodes import CONSORTIUM, NOW, ROUND, credential, keyring, patient
-from tests.nodes.store.cluster import Cluster, NotInstalled, running_cluster
 from tests.nodes.transport.certificates import Authority, Files
 
 ALICE, BOB, CHARLIE = patient("alice"), patient("bob"), patient("charlie")

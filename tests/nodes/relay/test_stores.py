@@ -18,8 +18,8 @@ from nodes.audit import verify
 from nodes.store.audit import AuditEvent, audit_line
 from nodes.store.base import StoreError
 from nodes.store.mail import CursorError, Depth, Fetched, MailStore, mail_store
+from scripts.postgres import Cluster
 from tests.nodes.relay.conftest import ALICE, AMPLE, BOB, CHARLIE, RULES, eventually, letter
-from tests.nodes.store.cluster import Cluster
 
 NOW = 1_800_000_000.0
 PLENTY = 1 << 20

@@ -18,9 +18,10 @@ from mpc.disclosure import Bounds, Categories
 from mpc.errors import DataError
 from mpc.statistics.component import MISSING, Values
 from mpc.study import Statistic, Variable
-from nodes.sources.base import Reader, Source, decimal, integer, read_study
+from nodes.sources.base import Reader, Source, decimal, integer
 from nodes.sources.csv_file import CsvFile
 from nodes.sources.literal import LiteralValues
+from nodes.sources.reading import read_study
 from nodes.sources.synthetic import SyntheticValues
 from tests.mpc.statistics.pool import question
 
@@ -206,6 +207,8 @@ class Never:
     """A reader that must not be asked."""
 
     place = "nowhere"
+    needs = ()
+    quick = False
 
     @classmethod
     def read(cls, asked: Any) -> Any:
@@ -268,7 +271,7 @@ def test_a_practice_without_a_record(table: Table) -> None:
 
 
 def test_all_that_a_round_asks_of_a_file_is_of_one_moment(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = table("age,sex,weight\n40,male,80.5\n50,female,\n")
+    path = table("age,sex,warmth\n40,male,36.6\n50,female,37\n")
     opened: list[Path] = []
     genuine = Path.open
 
@@ -282,7 +285,7 @@ def test_all_that_a_round_asks_of_a_file_is_of_one_moment(table: Table, monkeypa
     sources = {
         "age": Source("age", SMALL, CsvFile(file=path, column="age")),
         "sex": Source("sex", SEX, CsvFile(file=path, column="sex")),
-        "other": Source("other", TEMPERATURE, LiteralValues((36.6, 37.0))),
+        "other": Source("other", TEMPERATURE, CsvFile(file=path, column="warmth")),
     }
     columns = read_study(study, sources, 4)
     assert {name: values.tolist() for name, values in columns.items()} == {

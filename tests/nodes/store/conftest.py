@@ -16,7 +16,7 @@ from nodes.store.postgres import PostgresStore
 from nodes.store.sealing import StorageKey
 from nodes.store.sqlite import SqliteStore
 from nodes.store.volatile import VolatileStore
-from tests.nodes.store.cluster import Cluster, NotInstalled, running_cluster
+from scripts.postgres import Cluster, NotInstalled, running_cluster
 from tests.nodes.store.steps import NODE
 
 KEY = StorageKey(bytes(range(32)))

@@ -22,7 +22,7 @@ from nodes.store.base import AuditStore, Step, Store, StoreError
 from nodes.store.mail import MailStore, mail_store
 from nodes.store.postgres import PostgresStore
 from nodes.store.sqlite import SqliteStore
-from tests.nodes.store.cluster import Cluster
+from scripts.postgres import Cluster
 from tests.nodes.store.conftest import KEY, Place
 from tests.nodes.store.steps import NODE, NOW, ONE, begin, begun, close, closed_at
 

@@ -10,7 +10,7 @@ import pytest
 from mpc.errors import ConfigError
 from mpc.identity import Identity
 from nodes.store.open import make_store
-from tests.nodes.store.cluster import Cluster
+from scripts.postgres import Cluster
 from tests.nodes.store.conftest import KEY
 from tests.nodes.store.steps import NODE, begin
 

@@ -17,7 +17,7 @@ from nodes.store.base import StoreError
 from nodes.store.postgres import PostgresStore
 from nodes.store.schema import POSTGRES
 from nodes.store.sealing import StorageKey
-from tests.nodes.store.cluster import Cluster
+from scripts.postgres import Cluster
 from tests.nodes.store.conftest import KEY
 from tests.nodes.store.steps import NODE, NOW, ONE, OTHER_NODE, TWO, begin, close, closed_at, event, line
 from tests.nodes.transport.conftest import cut

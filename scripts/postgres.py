@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own: in a temporary directory, on a Unix socket, gone afterwards."""
+"""A throw-away PostgreSQL server: in a temporary directory, on a Unix socket, gone afterwards."""
 
 from __future__ import annotations
 
