@@ -61,8 +61,8 @@ def test_a_value_from_the_command_line_is_held_to_its_bounds_too(cohort: Cohort,
         ("value=12.5", "--value: value: is not a whole number"),
         ("value=", "--value: value: is empty"),
         ("value=9223372036854775808", "--value: value: does not fit in 64 bits"),
-        ("pulse=1", "--value: say VARIABLE=INTEGER with one of the configured sources, "),
-        ("1", "--value: say VARIABLE=INTEGER with one of the configured sources, "),
+        ("pulse=1", "--value: say VARIABLE=VALUE with one of the configured sources, "),
+        ("1", "--value: say VARIABLE=VALUE with one of the configured sources, "),
     ],
 )
 def test_a_value_on_the_command_line_that_is_no_integer_is_a_mistake_of_usage(cohort: Cohort, given: str, complaint: str) -> None:
