@@ -6,6 +6,7 @@ RUN python -m venv /opt/cohortium \
  && /opt/cohortium/bin/python -m pip install --no-cache-dir --disable-pip-version-check --require-hashes --only-binary :all: \
         -r /build/core.lock
 COPY pyproject.toml README.md LICENSE /build/
+COPY fhe /build/fhe
 COPY mpc /build/mpc
 COPY pki /build/pki
 COPY nodes /build/nodes

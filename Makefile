@@ -1,10 +1,12 @@
 # Every target does its own set-up. Needs: make, and Python 3.11 to 3.13 with its venv module.
 #
 #   make run         the demonstration: a hospital and three patients, real daemons, one private sum
-#   make test        all tests but the soak tests
+#   make test        all tests but the soak tests, and those of training
+#   make test-train  the tests of training encrypted models: an environment of 6 GB
 #   make lint types  style, layering; static types
 #   make bench       the timings of benchmarks/README.md;  make bench-peers adds other people's secure sums
 #   make soak        the tests that take minutes
+#   make fhe-bundles train and compile the encrypted models that the tests use, anew
 #   make lock        resolve requirements/*.lock again from pyproject.toml
 #   make clean       remove every environment and cache
 #
@@ -15,12 +17,14 @@ UV_VERSION := 0.13.8
 
 VENV := .venv
 BIN := $(VENV)/bin
+# What encrypts does not come for every machine; where it does not, that is said, and its tests are skipped.
+FHE := $(if $(filter test,$(MAKECMDGOALS)),$(shell scripts/fhe_wheels $(PYTHON) && echo .venv-fhe/.fhe))
 QUIETLY := --quiet --disable-pip-version-check --no-input
 # Wheels only: building from source would download build tools that no lock names.
 INSTALL := -m pip install $(QUIETLY) --require-hashes --only-binary :all:
 
 .DELETE_ON_ERROR:
-.PHONY: help run test lint types bench bench-peers soak lock clean
+.PHONY: help run test test-train lint types bench bench-peers soak fhe-bundles lock clean .venv-fhe .venv-train
 
 help:
 	@sed -n 's/^#   make/  make/p' Makefile
@@ -30,8 +34,11 @@ help:
 run: $(VENV)/.core $(VENV)/.project
 	$(BIN)/python scripts/run_all.py
 
-test: $(VENV)/.dev $(VENV)/.project
+test: $(VENV)/.dev $(VENV)/.project $(FHE)
 	$(BIN)/python -m pytest --timeout=120
+
+test-train: $(VENV)/.dev $(VENV)/.project .venv-fhe .venv-train
+	$(BIN)/python -m pytest -m train --timeout=600
 
 soak: $(VENV)/.dev $(VENV)/.project
 	$(BIN)/python -m pytest -m soak
@@ -56,6 +63,9 @@ bench: $(VENV)/.core $(VENV)/.project
 bench-peers: .venv-bench/.bench .venv-bench/.project
 	.venv-bench/bin/python benchmarks/peers.py --ours
 
+fhe-bundles: $(VENV)/.dev $(VENV)/.project .venv-train
+	$(BIN)/python -m tests.fhe.make_bundles
+
 # ---- the environments: a stamp file says that the lock it depends on is installed
 
 $(VENV)/.core: requirements/core.lock
@@ -74,6 +84,22 @@ $(VENV)/.dev: requirements/dev.lock $(VENV)/.core
 	.venv-bench/bin/python $(INSTALL) -r requirements/bench.lock
 	@touch $@
 
+# Where encrypted models run, and where they are trained. --no-deps: the lock says all that is wanted, and is shorter than what
+# the packages ask for.
+.venv-fhe: .venv-fhe/.fhe
+.venv-fhe/.fhe: requirements/fhe.lock
+	@scripts/fhe_wheels $(PYTHON)
+	scripts/fresh_venv $(PYTHON) .venv-fhe
+	.venv-fhe/bin/python $(INSTALL) --no-deps -r requirements/fhe.lock
+	@touch $@
+
+.venv-train: .venv-train/.train
+.venv-train/.train: requirements/train.lock
+	@scripts/fhe_wheels $(PYTHON)
+	scripts/fresh_venv $(PYTHON) .venv-train
+	.venv-train/bin/python $(INSTALL) -r requirements/train.lock
+	@touch $@
+
 # The checkout itself, editable. setuptools comes from the lock like the rest: nothing is downloaded here.
 $(VENV)/.project: pyproject.toml $(VENV)/.core
 .venv-bench/.project: pyproject.toml .venv-bench/.bench
@@ -84,14 +110,16 @@ $(VENV)/.project .venv-bench/.project:
 # ---- the locks
 
 # Pins stay as they are unless pyproject.toml forbids them; `make lock UPGRADE=--upgrade` takes the newest.
-COMPILE = .venv-lock/bin/uv pip compile --quiet --only-binary :all: --no-config --no-sources --system-certs \
-	--universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" $(UPGRADE) \
-	--group build pyproject.toml
+RESOLVE = .venv-lock/bin/uv pip compile --quiet --only-binary :all: --no-config --no-sources --system-certs \
+	--universal --generate-hashes --custom-compile-command "make lock" $(UPGRADE)
+COMPILE = $(RESOLVE) --python-version 3.11 --group build pyproject.toml
 
 lock: .venv-lock/.uv-$(UV_VERSION)
 	$(COMPILE) --output-file requirements/core.lock
 	$(COMPILE) --extra dev --constraints requirements/core.lock --output-file requirements/dev.lock
 	$(COMPILE) --extra bench --output-file requirements/bench.lock
+	$(RESOLVE) --python-version 3.11 --no-deps --group fhe --output-file requirements/fhe.lock
+	$(RESOLVE) --python-version 3.11.1 --group train --output-file requirements/train.lock
 
 .venv-lock/.uv-$(UV_VERSION):
 	scripts/fresh_venv $(PYTHON) .venv-lock
@@ -99,6 +127,6 @@ lock: .venv-lock/.uv-$(UV_VERSION)
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-bench .venv-lock build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache \
+	rm -rf .venv .venv-bench .venv-fhe .venv-train .venv-lock build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache \
 		.hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

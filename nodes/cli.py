@@ -17,6 +17,8 @@ _COMMANDS = {
     "doctor": "Check a node's configuration, keys, peers and machine.",
     "enroll": "Get a node's certificate for a token, and all that its daemon needs.",
     "erase": "Delete what a running daemon keeps of old rounds.",
+    "fhe": "Train, convert and use models that compute on encrypted numbers.",
+    "he-man": "HE-MAN's five steps, under its own options.",
     "hospital": "Run a hospital's daemon.",
     "init": "Make a consortium: an authority, and a directory for each node.",
     "keys": "Rotate the encryption key of a running daemon.",
@@ -29,7 +31,12 @@ _COMMANDS = {
     "status": "Ask a running daemon how it is.",
     "study": "Check studies, and see, open and plan those of a running hospital.",
 }
-"""Name and one-line help; the command itself is the function of that name in `nodes.commands.NAME`."""
+"""Name and one-line help; the command itself is the function of that name in `nodes.commands.NAME`, a dash written as "_"."""
+
+
+def _load(name: str) -> click.Command:
+    command: click.Command = getattr(importlib.import_module(f"nodes.commands.{name}"), name)
+    return command
 
 
 class _LazyGroup(click.Group):
@@ -39,8 +46,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(f"nodes.commands.{cmd_name}"), cmd_name)
-        return command
+        return _load(cmd_name.replace("-", "_"))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -14,8 +14,12 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+WHEELS = (
+    subprocess.run([ROOT / "scripts" / "fhe_wheels", "python3"], check=False, capture_output=True, timeout=30).returncode == 0
+)
+"""Whether what encrypts comes for this machine."""
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-LOCKS = ("core", "dev", "bench")
+LOCKS = ("core", "dev", "bench", "fhe", "train")
 
 # architecture.md names the first seven; "randomness and the current time enter mpc as arguments" gives most others.
 # fmt: off
@@ -100,18 +104,46 @@ def test_make_test_sets_up_from_locks_with_hashes_and_runs_pytest() -> None:
     assert [re.findall(r"-r (\S+)", line) for line in installs if "--editable" not in line] == [
         ["requirements/core.lock"],
         ["requirements/dev.lock"],
+        *([["requirements/fhe.lock"]] if WHEELS else []),
     ]
     assert all("--require-hashes" in line or "--no-index" in line for line in installs)
     assert "-m pytest" in plan.splitlines()[-1]
 
 
+def test_make_test_train_adds_the_environment_of_training_and_make_test_does_not() -> None:
+    assert "requirements/train.lock" in _make_plan("test-train")
+    assert "train.lock" not in _make_plan("test")
+
+
+@pytest.mark.parametrize(
+    ("system", "python", "said"),
+    [
+        ("Linux x86_64", "3.11", ""),
+        ("Linux x86_64", "3.12", ""),
+        ("Linux x86_64", "3.13", "Python 3.11 or 3.12"),
+        ("Darwin arm64", "3.12", ""),
+        ("Linux aarch64", "3.12", "Linux on x86_64"),
+        ("Darwin x86_64", "3.12", "Linux on x86_64"),
+    ],
+)
+def test_a_machine_without_the_wheels_is_told_so_and_the_rest_works(tmp_path: Path, system: str, python: str, said: str) -> None:
+    _program(tmp_path / "uname", f"#!/bin/sh\necho {system}\n")
+    interpreter = _program(tmp_path / "python", f"#!/bin/sh\necho {python}\n")
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    asked = [ROOT / "scripts" / "fhe_wheels", interpreter]
+    done = subprocess.run(asked, env=_environment(path), check=False, capture_output=True, text=True, timeout=30)
+    assert done.returncode == (1 if said else 0)
+    assert said in done.stderr
+    assert not said or "the rest works" in done.stderr
+
+
 def test_ci_runs_the_commands_of_the_readme(tmp_path: Path) -> None:
     status, calls = _ci(tmp_path)
     assert status == 0
-    assert calls == ["test", "lint", "types"]
+    assert calls == ["test", "test-train", "lint", "types"]
 
 
-@pytest.mark.parametrize("failing", ["test", "lint", "types"])
+@pytest.mark.parametrize("failing", ["test", "test-train", "lint", "types"])
 def test_ci_fails_when_a_step_fails(tmp_path: Path, failing: str) -> None:
     status, calls = _ci(tmp_path, failing)
     assert status != 0
@@ -182,6 +214,17 @@ def test_lock_covers_what_pyproject_asks_for(lock: str, extra: str | None) -> No
     assert names <= set(re.findall(r"^([a-z0-9._-]+)==", text, re.MULTILINE))
 
 
+@pytest.mark.parametrize("group", ["fhe", "train"])
+def test_the_locks_of_encrypted_models_cover_their_groups_and_keep_exact_versions(group: str) -> None:
+    text = (ROOT / "requirements" / f"{group}.lock").read_text(encoding="utf-8")
+    locked = dict(re.findall(r"^([a-z0-9._-]+)==(\S+)", text, re.MULTILINE))
+    for requirement in PROJECT["dependency-groups"][group]:
+        name, _, exact = requirement.partition("==")
+        assert re.split(r"[<>=]", name)[0] in locked
+        assert not exact or locked[name] == exact
+    assert "torch" not in locked or group == "train"
+
+
 def test_dev_lock_adds_to_core_lock_and_changes_nothing() -> None:
     core, dev = (
         set(re.findall(r"^(\S+==\S+)", (ROOT / "requirements" / f"{name}.lock").read_text(encoding="utf-8"), re.MULTILINE))
@@ -204,7 +247,7 @@ def test_the_locked_build_tools_are_those_that_the_build_asks_for() -> None:
 
 def test_every_directory_of_code_is_a_package() -> None:
     # The editable install would hide a missing __init__.py, and the wheel would lack the directory.
-    directories = {file.parent for file in _python_files("mpc", "nodes", "pki")}
+    directories = {file.parent for file in _python_files("fhe", "mpc", "nodes", "pki")}
     assert [str(directory) for directory in sorted(directories) if not (directory / "__init__.py").exists()] == []
 
 

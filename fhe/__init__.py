@@ -1,0 +1,1 @@
+"""Encrypted models: bundles, keys, ciphertexts, and the workers that compute on what they cannot read."""

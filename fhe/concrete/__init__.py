@@ -1,0 +1,1 @@
+"""TFHE by Zama's Concrete: circuits on small integers, computed exactly. Linear models, trees, small networks."""

@@ -1,0 +1,1 @@
+"""Networks from ONNX files: read, checked, and cut into affine maps with an activation between each two."""
