@@ -49,6 +49,7 @@ bench: $(VENV)/.core $(VENV)/.project
 	$(BIN)/python benchmarks/secure_sum.py --patients 3 --length 1000000 --range 3000000 --rounds 5
 	$(BIN)/python benchmarks/secure_sum.py --patients 10 --length 1000000 --range 10000000 --rounds 3
 	$(BIN)/python benchmarks/secure_sum.py --patients 50 --length 10000 --range 50000000 --rounds 3
+	$(BIN)/python benchmarks/studies.py
 	$(BIN)/python benchmarks/parts.py
 	$(BIN)/python benchmarks/health.py
 
@@ -83,7 +84,7 @@ $(VENV)/.project .venv-bench/.project:
 # ---- the locks
 
 # Pins stay as they are unless pyproject.toml forbids them; `make lock UPGRADE=--upgrade` takes the newest.
-COMPILE = .venv-lock/bin/uv pip compile --quiet --no-config --no-sources --system-certs \
+COMPILE = .venv-lock/bin/uv pip compile --quiet --only-binary :all: --no-config --no-sources --system-certs \
 	--universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" $(UPGRADE) \
 	--group build pyproject.toml
 

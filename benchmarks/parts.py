@@ -34,7 +34,7 @@ from mpc.keys import DEFAULT_BITS, PUBLIC_EXPONENT, EncryptionKey, Keyring, Roun
 from mpc.messages import Kind, PartialSum, Share
 from mpc.ring import Ring, RunningSum
 from mpc.signature import sign_digest, tagged_digest, verify_digest
-from mpc.study import Statistic, Study, Variable
+from mpc.study import UNRESTRICTED, Statistic, Study, Variable
 from mpc.wire import decode, encode
 from nodes.transport.https import HttpsTransport
 from pki.authority import Authority
@@ -85,7 +85,7 @@ def parts(patients: int, length: int, largest_sum: int) -> list[Part]:
 def _vector_parts(patients: int, length: int, largest_sum: int) -> list[Part]:
     ring = Ring(largest_sum + 1)
     bound = largest_sum // patients
-    study = _study(length, bound)
+    study = _study(patients, length, bound)
     local = {"value": values.vector(1, length, bound)}
     (vector,) = mpc.statistics.encode(study, local)
     packed = ring.pack(vector)
@@ -220,14 +220,14 @@ class _Ends:
         return open_sealed(envelope, self.rsa_key, self.round_key)
 
 
-def _study(length: int, bound: int) -> Study:
+def _study(patients: int, length: int, bound: int) -> Study:
     return Study(
         id="benchmark",
         title="",
         purpose="",
-        variables=(Variable("value", "", 0, bound, length),),
-        statistics=(Statistic("sum", "value"),),
-        members=(),
+        variables=(Variable.number("value", "", 0, bound, length),),
+        statistics=(Statistic.of("sum", "value"),),
+        members=tuple(f"spiffe://benchmark/patient/p{number:04}" for number in range(patients)),
         minimum=3,
         range=None,
         assume_in_range=False,
@@ -235,6 +235,9 @@ def _study(length: int, bound: int) -> Study:
         answer_within=1,
         ready_within=1,
         deadline=1,
+        records=1,
+        legal_basis="",
+        release=UNRESTRICTED,
     )
 
 

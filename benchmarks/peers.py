@@ -36,11 +36,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from scripts.ports import free_ports
 
+HERE = Path(__file__).resolve().parent
 LARGEST = 10**6
 SEED = 2026
 _PR_SET_CHILD_SUBREAPER = 36

@@ -9,13 +9,14 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Protocol
 
 from mpc.errors import StudyError
 from mpc.identity import Credential, Identity
 from mpc.messages import NEWEST_VERSION, OLDEST_VERSION, Invitation
 from mpc.statistics import plan
-from mpc.study import MINIMUM_COHORT, Study
+from mpc.study import CATEGORY, INTEGER, MINIMUM_COHORT, Study, Variable
 
 ENCODING = "statistics/1"
 """How values become segments in this version."""
@@ -29,10 +30,23 @@ _MAX_REASON = 1000
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a patient declares of a source, whatever studies say: every value lies in [minimum, maximum]."""
+    """What a patient declares of a source of numbers, whatever studies say: every value lies in [minimum, maximum]."""
 
-    minimum: int
-    maximum: int
+    minimum: int | Fraction
+    maximum: int | Fraction
+    """In the source's unit."""
+    whole: bool = True
+    """Every value is a whole number."""
+
+    def __str__(self) -> str:
+        return f"[{', '.join(str(int(end)) if end == int(end) else str(float(end)) for end in (self.minimum, self.maximum))}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Categories:
+    """What a patient declares of a source of categories: every value is one of these."""
+
+    names: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +54,7 @@ class Policy:
     """The patient's own rules."""
 
     hospital: Identity
-    sources: Mapping[str, Bounds]
+    sources: Mapping[str, Bounds | Categories]
     studies: tuple[str, ...] = ("*",)
     """Patterns of study ids that are answered at all."""
     floor: int = MINIMUM_COHORT
@@ -51,6 +65,10 @@ class Policy:
     """SHA-256 of the root certificates of authorities that it trusts to certify none but real members."""
     max_length: int = 2_000_000
     max_members: int = 1000
+    records: int = 1
+    """The most records that its sources ever hold."""
+    statistics: tuple[str, ...] = ("*",)
+    """Patterns of the kinds of statistics that it takes part in."""
     max_open_rounds: int = 16
     max_seconds: int = 7 * 24 * 3600
     """How far in the future a round's deadline may lie: until then it holds keys and one of the open rounds."""
@@ -97,7 +115,7 @@ def _refuse_study(policy: Policy, me: Identity, invitation: Invitation, study: S
     if invitation.encoding != ENCODING:
         return f"the encoding {invitation.encoding!r} is not known here"
     try:
-        segments = plan(study, len(study.members))
+        segments = plan(study)
     except StudyError as error:
         return str(error)
     if [(segment.modulus, segment.length) for segment in segments] != [(s.modulus, s.length) for s in invitation.segments]:
@@ -110,15 +128,36 @@ def _refuse_study(policy: Policy, me: Identity, invitation: Invitation, study: S
         return f"it names {len(study.members)} members, the policy allows {policy.max_members}"
     if sum(segment.length for segment in segments) > policy.max_length:
         return f"it asks for more than {policy.max_length} numbers"
+    for kind in (statistic.kind for statistic in study.statistics):
+        if not any(fnmatch.fnmatchcase(kind, pattern) for pattern in policy.statistics):
+            return f"it asks for the statistic {kind}, the policy allows {', '.join(policy.statistics)}"
+    # Otherwise studies of ever fewer records would read their number by which of them fail; and so on, for all that follows.
+    if study.records < policy.records:
+        return f"it takes {study.records} records of a node, the policy declares up to {policy.records}"
     for variable in study.variables:
-        bounds = policy.sources.get(variable.name)
-        if bounds is None:
+        source = policy.sources.get(variable.name)
+        if source is None:
             return f"there is no source for the variable {variable.name!r}"
-        # Otherwise invitations with ever narrower bounds would read the value by which of them are refused.
-        if not variable.minimum <= bounds.minimum <= bounds.maximum <= variable.maximum:
-            return (
-                f"its bounds for {variable.name} do not contain the declared [{bounds.minimum}, {bounds.maximum}] of the source"
-            )
+        reason = refuse_variable(variable, source)
+        if reason:
+            return reason
+    return ""
+
+
+def refuse_variable(variable: Variable, source: Bounds | Categories) -> str:
+    """Why the study's words for a variable do not cover all that the source may ever hold; empty when they do."""
+    name = variable.name
+    if isinstance(source, Categories):
+        if variable.type != CATEGORY:
+            return f"{name} is a number in the study, the source has categories"
+        surplus = source.names - {*variable.categories}
+        return f"its categories of {name} lack the declared {', '.join(sorted(surplus))} of the source" if surplus else ""
+    if variable.type == CATEGORY:
+        return f"{name} is a category in the study, the source has numbers"
+    if variable.type == INTEGER and not source.whole:
+        return f"{name} is a whole number in the study, the source has fractions"
+    if not variable.minimum <= source.minimum * variable.scale <= source.maximum * variable.scale <= variable.maximum:
+        return f"its bounds for {name} do not contain the declared {source} of the source"
     return ""
 
 

@@ -57,20 +57,24 @@ def _key(seed: bytes, context: bytes, segment: int) -> bytes:
     return HKDF(algorithm=hashes.SHA256(), length=32, salt=context, info=info).derive(seed)
 
 
+def _ample(missing: int) -> int:
+    """A few words more than are missing, so that a handful of skipped words does not cost another turn."""
+    return missing + missing // 128 + 8
+
+
 def _blocks(seed: bytes, context: bytes, modulus: int, length: int, segment: int) -> Iterator[tuple[int, _Words]]:
     """Pieces of the vector in order, as (offset, words of the rule's dtype); each is valid until the next is asked for."""
     Ring(modulus)
     rule = _word_rule(modulus)
     stream = Cipher(algorithms.AES256(_key(seed, context, segment)), modes.CTR(_ZERO_COUNTER)).encryptor()
     divisor = rule.dtype.type(modulus)
-    buffer = bytearray(_BLOCK_BYTES)
+    buffer = bytearray(min(_BLOCK_BYTES, _ample(length) * rule.dtype.itemsize))
     block: _Words = np.frombuffer(buffer, dtype=rule.dtype)
     scratch = np.empty_like(block)
     done = 0
     while done < length:
         missing = length - done
-        # A few words more than are missing, so that a handful of skipped words does not cost another turn.
-        count = min(block.size, missing + missing // 128 + 8)
+        count = min(block.size, _ample(missing))
         octets = count * rule.dtype.itemsize
         stream.update_into(_ZEROS[:octets], memoryview(buffer)[:octets])
         words = block[:count]

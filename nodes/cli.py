@@ -24,8 +24,10 @@ _COMMANDS = {
     "patient": "Run a patient's daemon.",
     "pki": "Make an authority; issue, renew, revoke and check certificates.",
     "relay": "Run a relay's daemon.",
+    "results": "Show and export what studies have found.",
     "round": "Open rounds at a running hospital, and look at them.",
     "status": "Ask a running daemon how it is.",
+    "study": "Check studies, and see, open and plan those of a running hospital.",
 }
 """Name and one-line help; the command itself is the function of that name in `nodes.commands.NAME`."""
 

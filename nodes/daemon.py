@@ -25,6 +25,7 @@ from nodes.admin.audit import add_audit_routes
 from nodes.admin.erase import add_erase_route
 from nodes.config import HospitalConfig, PatientConfig
 from nodes.driver import Driver
+from nodes.fitting import Fitting
 from nodes.journal import Beginning
 from nodes.keys import Keys
 from nodes.ledger import Ledger
@@ -48,10 +49,11 @@ _CHORE_SECONDS = 1.0
 
 
 class KeptResult(Struct, frozen=True):
-    """A result, and the key that opens the commitment to it."""
+    """A result, the key that opens the commitment to it, and at a hospital what was asked."""
 
     result: Result
     key: bytes
+    question: Fitting | None
 
 
 def _result_label(round_id: bytes) -> str:
@@ -165,18 +167,18 @@ class Daemon(Service[Config]):
     def resumed(self, kept: OpenRound, machine: Machine) -> None:
         """Hears of each kept round that goes on."""
 
-    def seal_result(self, round_id: bytes, released: Released) -> bytes:
+    def seal_result(self, round_id: bytes, released: Released, question: Fitting | None = None) -> bytes:
         """A result as the store keeps it, with the key that opens the commitment in the receipts."""
-        kept = KeptResult(released.result, released.key)
+        kept = KeptResult(released.result, released.key, question)
         return self.state.storage_key.seal(encode(kept), _result_label(round_id))
 
-    async def kept_result(self, round_id: bytes) -> Result | None:
+    async def kept_result(self, round_id: bytes) -> KeptResult | None:
         """The result of a round that has ended, while it is kept. Raises StoreError."""
         found = await self.store.find_closed(round_id)
         if found is None or not found.closed.result:
             return None
         opened = await asyncio.to_thread(self.state.storage_key.unseal, found.closed.result, _result_label(round_id))
-        return decode(opened, KeptResult).result
+        return decode(opened, KeptResult)
 
     def observe(self, round_id: bytes, effect: Effect) -> None:
         """Logs what happened in a round."""

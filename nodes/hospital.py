@@ -19,6 +19,8 @@ from mpc.identity import Identity, Role
 from mpc.keys import Keyring, WrappingKey
 from mpc.mailbox import usable_key
 from mpc.messages import AbortCode
+from mpc.release import in_words
+from mpc.result import Result
 from mpc.rounds.admission import Admitted
 from mpc.rounds.events import (
     ABORTED,
@@ -36,18 +38,24 @@ from mpc.rounds.events import Event as RoundEvent
 from mpc.rounds.hospital import HospitalRound, HospitalState
 from mpc.rounds.machine import Machine
 from mpc.statistics import plan
+from mpc.statistics.newton import Fit
 from mpc.study import Study
 from mpc.wire import Struct, decode, encode
+from nodes.admin.results import add_result_routes
 from nodes.admin.rounds import add_round_routes
+from nodes.admin.studies import add_study_routes
 from nodes.config import HospitalConfig
 from nodes.daemon import Config, Daemon
+from nodes.fitting import Fitting, is_fit
 from nodes.journal import Beginning, RoundLost
 from nodes.log import Event
 from nodes.records import KEPT_RECORDS, Records, RoundRecord
+from nodes.results import StudyResult, study_result
 from nodes.rounds import New
+from nodes.scheduler import Scheduler
 from nodes.store.base import OpenRound as OpenRoundKept
 from nodes.store.base import StoreError
-from nodes.studies import StudyDirectory
+from nodes.studies import Planned, StudyDirectory
 from nodes.transport.base import DeliveryError
 from nodes.transport.mail import RelayedTransport
 
@@ -70,6 +78,8 @@ class _Asked(Struct, frozen=True):
     """URIs of the patients whose Invitation was sealed for a relay."""
     keyless: tuple[str, ...]
     """... and of those that had published no key when the round opened, and are invited once they have."""
+    fitting: Fitting | None
+    """The fit that this round goes on with."""
 
 
 class HospitalDaemon(Daemon):
@@ -85,11 +95,16 @@ class HospitalDaemon(Daemon):
         """By open round."""
         self._seconds: dict[bytes, float | None] = {}
         """What was kept of how long a round took, until the news of its end."""
-        self._retries: set[asyncio.Task[None]] = set()
+        self._following: set[asyncio.Task[None]] = set()
+        """Rounds that are about to open in the place of others, or after them."""
         self._asking: dict[bytes, asyncio.Task[None]] = {}
         """By open round: asks for the keys of patients that cannot be invited yet."""
         super().__init__(config)
+        self._scheduler = Scheduler(self, config.state, self.log)
+        self._scheduling: asyncio.Task[None] | None = None
+        add_study_routes(self.admin, self)
         add_round_routes(self.admin, self)
+        add_result_routes(self.admin, self)
 
     def use(self, config: Config) -> None:
         """Studies are read from the directory when a round opens; addresses are asked for by message."""
@@ -128,7 +143,9 @@ class HospitalDaemon(Daemon):
         final = replace(record)  # the record itself belongs to the event loop, which hears of the end after the commit
         final.end(ended)
         self._seconds[round_id] = final.seconds
-        result = b"" if released is None else self.seal_result(round_id, released)
+        asked = self._asked[round_id]
+        question = asked.fitting or Fitting.of(asked.study)
+        result = b"" if released is None else self.seal_result(round_id, released, question)
         return json.dumps(final.summary()).encode(), result
 
     def read_sources(self, study: Study) -> RoundEvent:
@@ -149,14 +166,25 @@ class HospitalDaemon(Daemon):
     async def full(self, record: RoundRecord) -> dict[str, object]:
         """A round with its result, from the store where it is not at hand. Raises StoreError."""
         if record.outcome == RELEASED and record.result is None:
-            return record.full(await self.kept_result(record.round_id))
+            kept = await self.kept_result(record.round_id)
+            return record.full(None if kept is None else kept.result)
         return record.full(record.result)
+
+    async def answer(self, record: RoundRecord) -> StudyResult | None:
+        """What a released round may tell, while it is kept. Raises StoreError."""
+        kept = await self.kept_result(record.round_id)
+        if kept is None or kept.question is None:
+            return None
+        return await asyncio.to_thread(study_result, record, kept.question, kept.result)
 
     def resumed(self, kept: OpenRoundKept, machine: Machine) -> None:
         """A kept round goes on."""
         assert isinstance(machine, HospitalRound)
         asked, record = self._asked[kept.round_id], RoundRecord.kept_open(kept)
         record.modulus, record.attempt, record.follows = machine.segments[0].modulus, asked.attempt, asked.follows
+        record.asked, record.fit = len(asked.study.members), _number(asked.study, asked.fitting)
+        record.rules = in_words(asked.study.release)
+        record.members = tuple(member.identity.name for member in machine.members)
         self.records.add(record)
         self._ask_later(kept.round_id, machine.keyless, kept.begun.opened + machine.study.answer_within)
 
@@ -171,22 +199,33 @@ class HospitalDaemon(Daemon):
             asked, record = self._asked.pop(round_id, None), self.records.get(round_id)
             if record is not None:
                 record.seconds = self._seconds.pop(round_id, None)
-            if effect.outcome == ABORTED and asked is not None:
-                self._again(round_id, effect, asked)  # before the end is news: it says which round follows
+            if asked is not None and record is not None:  # before the end is news: it says which round follows
+                if effect.outcome == ABORTED:
+                    self._again(round_id, effect, asked)
+                elif record.result is not None and is_fit(asked.study):
+                    self._fit_on(record, record.result, asked)
         self.records.note(round_id, effect)
 
-    def studies(self) -> dict[str, Study]:
+    def studies(self) -> dict[str, Planned]:
         """The studies as they stand in the directory now. Raises StudyError that lists every problem."""
         return self._studies.read(self.config.studies, self.config.consortium, self.config.patients)
 
-    async def open_round(self, study_id: str) -> RoundRecord:
-        """Opens a round of a study. Raises StudyError when there is no such study or it cannot be run."""
+    def study(self, study_id: str) -> Planned:
+        """One of them. Raises StudyError when there is no such study."""
         studies = self.studies()
         if study_id not in studies:
             raise StudyError(
                 f"there is no study {study_id!r} in {self.config.studies}; there is {', '.join(sorted(studies)) or 'none'}"
             )
-        study = studies[study_id]
+        return studies[study_id]
+
+    def schedule(self) -> list[dict[str, object]]:
+        """See `Scheduler.plans`."""
+        return self._scheduler.plans()
+
+    async def open_round(self, study_id: str) -> RoundRecord:
+        """Opens a round of a study. Raises StudyError when there is no such study or it cannot be run."""
+        study = self.study(study_id).study
         record = self._announce(study)
         try:
             await self._open(record, study)
@@ -195,14 +234,15 @@ class HospitalDaemon(Daemon):
             raise
         return record
 
-    def _announce(self, study: Study, attempt: int = 1, follows: str = "") -> RoundRecord:
+    def _announce(self, study: Study, attempt: int = 1, follows: str = "", fitting: Fitting | None = None) -> RoundRecord:
         """The record of a round that is to open: there before the round is, for whoever is told of it."""
-        modulus = plan(study, len(study.members))[0].modulus
+        modulus = plan(study)[0].modulus
         record = RoundRecord(os.urandom(16), study.id, modulus, time.time(), attempt, follows)
+        record.asked, record.fit, record.rules = len(study.members), _number(study, fitting), in_words(study.release)
         self.records.add(record)
         return record
 
-    async def _open(self, record: RoundRecord, study: Study) -> None:
+    async def _open(self, record: RoundRecord, study: Study, fitting: Fitting | None = None) -> None:
         behind = [patient for patient in map(Identity.parse, study.members) if self.config.behind_relay(patient.name)]
         sealed_for = await self._keys_of_patients(behind)
         keyring, seed = self.keys.keyring, os.urandom(SEED_BYTES)
@@ -218,7 +258,7 @@ class HospitalDaemon(Daemon):
         )
         relayed = tuple(patient.uri for patient, key in sealed_for.items() if key is not None)
         keyless = tuple(patient.uri for patient, key in sealed_for.items() if key is None)
-        asked = self._asked[record.round_id] = _Asked(study, record.attempt, record.follows, relayed, keyless)
+        asked = self._asked[record.round_id] = _Asked(study, record.attempt, record.follows, relayed, keyless, fitting)
         beginning = Beginning(seed, keyring.encryption.key_id, encode(asked))
         try:
             await self.driver.begin(New(machine, beginning, Role.HOSPITAL, study.id), OpenRound())
@@ -270,8 +310,15 @@ class HospitalDaemon(Daemon):
         if keyless and round_id in self._asked:
             self._asking[round_id] = asyncio.create_task(ask())
 
+    async def start(self) -> None:
+        """See `Service.start`."""
+        await super().start()
+        self._scheduling = asyncio.create_task(self._scheduler.run())
+
     async def stop(self, seconds: float) -> None:
         """See `Service.stop`."""
+        if self._scheduling is not None:
+            self._scheduling.cancel()
         for asking in self._asking.values():
             asking.cancel()
         await super().stop(seconds)
@@ -286,18 +333,30 @@ class HospitalDaemon(Daemon):
             return
 
         again = msgspec.structs.replace(study, members=members)
-        follower = self._announce(again, asked.attempt + 1, round_id.hex())
+        self._follow(self._announce(again, asked.attempt + 1, round_id.hex()), again)
 
-        async def open_again() -> None:
+    def _fit_on(self, record: RoundRecord, result: Result, asked: _Asked) -> None:
+        """The next round of a fit, unless this was the last."""
+        members = [uri for uri in asked.study.members if Identity.parse(uri).name in record.members]
+        fitting = (asked.fitting or Fitting.of(asked.study)).after(members, result)
+        following = fitting.stand()
+        if isinstance(following, Fit):
+            follower = self._announce(following.study, follows=record.round_id.hex(), fitting=fitting)
+            self._follow(follower, following.study, fitting)
+
+    def _follow(self, follower: RoundRecord, study: Study, fitting: Fitting | None = None) -> None:
+        """Opens a round that nobody asked for."""
+
+        async def follow() -> None:
             try:
-                await self._open(follower, again)
+                await self._open(follower, study, fitting)
             except CohortiumError as error:
                 self.log.error(Event.FAILED, round=follower.round_id.hex(), error=str(error))
                 self.records.note(follower.round_id, Ended(ABORTED, NOT_OPENED, detail=str(error)))
 
-        task = asyncio.create_task(open_again())
-        self._retries.add(task)
-        task.add_done_callback(self._retries.discard)
+        task = asyncio.create_task(follow())
+        self._following.add(task)
+        task.add_done_callback(self._following.discard)
 
     def cancel_round(self, round_id: bytes) -> None:
         """Ends an open round."""
@@ -307,3 +366,8 @@ class HospitalDaemon(Daemon):
         """Adds how many rounds there are."""
         rounds = self.records.all()
         return super().status() | {"rounds": len(rounds), "open": sum(not record.ended for record in rounds)}
+
+
+def _number(study: Study, fitting: Fitting | None) -> int:
+    """Which round of a fit it is, from 1."""
+    return 1 + len(fitting.results) if fitting is not None else int(is_fit(study))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
 from typing import ClassVar
 
 from mpc import disclosure
-from mpc.disclosure import Bounds, Policy
+from mpc.disclosure import Policy
 from mpc.entropy import SEED_BYTES, SeededEntropy
 from mpc.errors import DataError
 from mpc.identity import Identity, Role
@@ -26,6 +25,7 @@ from nodes.journal import Beginning, RoundLost
 from nodes.ledger import MOST_DECISIONS, OpenLedger
 from nodes.log import Event, place
 from nodes.rounds import New
+from nodes.sources.base import read_study
 from nodes.store.audit import AuditEvent
 
 
@@ -89,7 +89,7 @@ class PatientDaemon(Daemon):
     def read_sources(self, study: Study) -> RoundEvent:
         """All variables of the study, or `unavailable`; why stays in this node's log."""
         try:
-            return ValuesRead({v.name: self.sources[v.name].read(v.length) for v in study.variables})
+            return ValuesRead(read_study(study, self.sources, self.policy.records))
         except DataError as error:
             self.log.warning(Event.SOURCE_FAILED, study=study.id, reason=str(error))
         except Exception as error:  # a source is somebody else's file or service: nothing of it may stop the daemon
@@ -110,8 +110,10 @@ def _policy(config: PatientConfig) -> Policy:
     rules, vouched = config.policy, config.policy.vouched
     return Policy(
         hospital=Identity(config.consortium, Role.HOSPITAL, config.hospital.name),
-        sources=_bounds(config),
+        sources={name: source.declared for name, source in config.sources.items()},
         studies=rules.studies,
+        statistics=rules.statistics,
+        records=rules.records,
         floor=rules.floor,
         vouched_members=frozenset(Identity(config.consortium, Role.PATIENT, name) for name in vouched.members),
         vouched_authorities=vouched.digests(),
@@ -121,10 +123,6 @@ def _policy(config: PatientConfig) -> Policy:
         max_seconds=rules.max_seconds,
         invitations_per_minute=rules.invitations_per_minute,
     )
-
-
-def _bounds(config: PatientConfig) -> Mapping[str, Bounds]:
-    return {name: Bounds(*source.bounds) for name, source in config.sources.items()}
 
 
 def _assumption(policy: Policy) -> str:

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 
 from mpc.result import Result
 from mpc.rounds.events import RELEASED, Effect, Ended, Progressed, Released
+from mpc.rounds.hospital import HospitalState
 from nodes.store.base import ClosedRound, OpenRound
 
+ERASED = "the values of this result have been erased"
 KEPT_RECORDS = 1000
 """Rounds remembered, the oldest ended ones forgotten first."""
 _KEPT_RESULT_BYTES = 32 * 1024 * 1024
@@ -43,7 +45,15 @@ class RoundRecord:
     seconds: float | None = None
     """From opening to the result or the end."""
     followed_by: str = ""
-    """The round that was opened in its place."""
+    """The round that was opened in its place, or goes on with its fit."""
+    asked: int = 0
+    """Patients that were invited."""
+    members: tuple[str, ...] = ()
+    """Names of those over whom it runs; the others have declined or not answered."""
+    fit: int = 0
+    """Which round of a fit it is, from 1; 0 where there is none."""
+    rules: str = ""
+    """The study's release rules in words: with any, the exact totals are for nobody to see."""
     result: Result | None = field(default=None, repr=False)
 
     @classmethod
@@ -73,6 +83,10 @@ class RoundRecord:
             detail=summary.get("detail", ""),
             missing=tuple(summary.get("missing", ())),
             seconds=summary.get("seconds", closed.at - kept.opened),
+            asked=summary.get("asked", 0),
+            members=tuple(summary.get("members", ())),
+            fit=summary.get("fit", 0),
+            rules=summary.get("rules", ""),
         )
 
     @property
@@ -100,6 +114,12 @@ class RoundRecord:
         }
         if self.modulus:
             summary["modulus"] = self.modulus
+        if self.asked:
+            summary |= {"asked": self.asked, "members": list(self.members)}
+        if self.fit:
+            summary["fit"] = self.fit
+        if self.rules:
+            summary["rules"] = self.rules
         if self.follows:
             summary["follows"] = self.follows
         if self.followed_by:
@@ -117,9 +137,13 @@ class RoundRecord:
         full = self.summary()
         if self.outcome == RELEASED:
             if result is None:
-                full["detail"] = "the values of this result have been erased"
+                full["detail"] = ERASED
+                return full
+            full["patients"] = result.members
+            if self.rules:
+                full["detail"] = "its totals are told by the study's release rules alone: see 'results show'"
             else:
-                full |= {"patients": result.members, "statistics": result.plain()}
+                full["statistics"] = result.plain()
         return full
 
 
@@ -168,6 +192,8 @@ class Records:
             return
         match effect:
             case Progressed():
+                if effect.phase == HospitalState.SHARING and not record.members:
+                    record.members = effect.waiting_for  # at first, all of them
                 record.phase, record.waiting_for = effect.phase, effect.waiting_for
             case Released():
                 record.result = effect.result

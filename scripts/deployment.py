@@ -14,10 +14,13 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import yaml
 
 from scripts.ports import free_ports
 
@@ -35,9 +38,30 @@ class DeploymentError(Exception):
     """A deployment that cannot be made; the text says why."""
 
 
+class Asked(Protocol):
+    """The study of a deployment."""
+
+    @property
+    def id(self) -> str:
+        """Of the study."""
+        ...
+
+    def study(self, names: Sequence[str]) -> str:
+        """Its file, with these patients as members."""
+        ...
+
+    def sources(self, source: Mapping[str, Any]) -> dict[str, Any]:
+        """`sources` of a patient's configuration, by variable, each read from `source`."""
+        ...
+
+    def policy(self) -> dict[str, Any]:
+        """What a patient's policy must allow beyond its defaults."""
+        ...
+
+
 @dataclass(frozen=True)
 class Question:
-    """The study of the deployment: a sum over `length` integers, each in [0, bound]."""
+    """A sum over `length` integers, each in [0, bound]."""
 
     bound: int
     length: int = 1
@@ -45,6 +69,80 @@ class Question:
     assume_in_range: bool = False
     deadline: int = 60
     publish: str = "hospital"
+    id: str = STUDY
+
+    def study(self, names: Sequence[str]) -> str:
+        """See `Asked`."""
+        study: dict[str, Any] = {
+            "id": self.id,
+            "title": "A private sum",
+            "purpose": "demonstration",
+            "variables": [{"name": VARIABLE, "bounds": [0, self.bound], "length": self.length}],
+            "statistics": [{"kind": "sum", "variable": VARIABLE}],
+            "cohort": {"members": names},
+            "deadline": self.deadline,
+            "publish": self.publish,
+        }
+        if self.range is not None:
+            study |= {"range": self.range, "assume_in_range": self.assume_in_range}
+        return _yaml(study, 0)
+
+    def sources(self, source: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Asked`."""
+        return {VARIABLE: {"bounds": [0, self.bound], **source}}
+
+    def policy(self) -> dict[str, Any]:
+        """See `Asked`."""
+        return {"max_length": max(self.length, 1)}
+
+
+@dataclass(frozen=True)
+class StudyFile:
+    """A study as a person has written it. Each patient has a CSV file with a column for each variable."""
+
+    path: Path
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """What stands in it, unchecked."""
+        content: dict[str, Any] = yaml.safe_load(self.path.read_text(encoding="utf-8"))
+        return content
+
+    @property
+    def id(self) -> str:
+        """See `Asked`."""
+        return str(self.content["id"])
+
+    @property
+    def members(self) -> list[str]:
+        """The patients."""
+        return list(self.content["cohort"]["members"])
+
+    def check(self) -> None:
+        """Raises DeploymentError that lists every mistake."""
+        _cohortium("study", "check", str(self.path))
+
+    def study(self, names: Sequence[str]) -> str:
+        """See `Asked`."""
+        return self.path.read_text(encoding="utf-8")
+
+    def sources(self, source: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Asked`."""
+        return {
+            variable["name"]: {**_declared(variable), "csv": {**source, "column": variable["name"]}}
+            for variable in self.content["variables"]
+        }
+
+    def policy(self) -> dict[str, Any]:
+        """See `Asked`."""
+        return {"records": self.content.get("records", 1)}
+
+
+def _declared(variable: Mapping[str, Any]) -> dict[str, Any]:
+    if variable.get("type") == "category":
+        return {"categories": variable["categories"]}
+    decimals = variable.get("type") == "fixed"
+    return {"bounds": [float(bound) if decimals else bound for bound in variable["bounds"]]}
 
 
 @dataclass
@@ -53,7 +151,7 @@ class Deployment:
 
     directory: Path
     sources: Mapping[str, Mapping[str, Any]]
-    question: Question
+    question: Asked
     ports: dict[str, int] = field(default_factory=dict)
     limits: Mapping[str, Any] = field(default_factory=dict)
     relayed: frozenset[str] = frozenset()
@@ -125,21 +223,9 @@ class Deployment:
     def _write_hospital(self) -> None:
         patients = {name: "relay" if name in self.relayed else f"https://127.0.0.1:{self.ports[name]}" for name in self.names}
         _write_yaml(self.hospital_config, {**self._node(HOSPITAL), **self._relay(), "studies": "studies", "patients": patients})
-        asked = self.question
-        study: dict[str, Any] = {
-            "id": STUDY,
-            "title": "A private sum",
-            "purpose": "demonstration",
-            "variables": [{"name": VARIABLE, "bounds": [0, asked.bound], "length": asked.length}],
-            "statistics": [{"kind": "sum", "variable": VARIABLE}],
-            "cohort": {"members": self.names},
-            "deadline": asked.deadline,
-            "publish": asked.publish,
-        }
-        if asked.range is not None:
-            study |= {"range": asked.range, "assume_in_range": asked.assume_in_range}
         (self.directory / HOSPITAL / "studies").mkdir(exist_ok=True)
-        _write_yaml(self.directory / HOSPITAL / "studies" / f"{STUDY}.yaml", study)
+        study = self.directory / HOSPITAL / "studies" / f"{self.question.id}.yaml"
+        study.write_text(self.question.study(self.names), encoding="utf-8")
 
     def _write_patient(self, name: str, authority: str) -> None:
         config = self._node(name) | self._relay()
@@ -151,10 +237,10 @@ class Deployment:
         config |= {
             "trust": {"authorities": [authority]},
             "hospital": hospital,
-            "sources": {VARIABLE: {"bounds": [0, self.question.bound], **self.sources[name]}},
+            "sources": self.question.sources(self.sources[name]),
             "policy": {
                 "vouched": {"authorities": [authority]},
-                "max_length": max(self.question.length, 1),
+                **self.question.policy(),
                 "max_members": max(len(self.names), 3),
                 "invitations_per_minute": 6000,
             },
@@ -166,7 +252,7 @@ class Deployment:
         lines = ["Start each daemon in a terminal of its own, in any order:", ""]
         lines += [f"    cohortium {_role(name)} --config {name}/{_role(name)}.yaml" for name in self.nodes]
         lines += ["", "Then, in another terminal, open a round:", ""]
-        lines += [f"    cohortium round open {STUDY} --config {HOSPITAL}/hospital.yaml --watch", ""]
+        lines += [f"    cohortium round open {self.question.id} --config {HOSPITAL}/hospital.yaml --watch", ""]
         (self.directory / "README").write_text("\n".join(lines))
 
 

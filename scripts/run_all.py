@@ -1,8 +1,12 @@
-"""One private sum between real daemons, from one command.
+"""One private sum, or one study, between real daemons, from one command.
 
 Makes a throw-away authority and configuration, starts a hospital and its patients as processes of their own on free loopback
-ports, opens the round through the hospital's admin socket, prints the sum, and stops everything. It only calls the command
-line `cohortium`, as a person would; with --keep the directory stays, and its README says how to start each daemon by hand.
+ports, opens the round through the hospital's admin socket, prints what came out, and stops everything. It only calls the
+command line `cohortium`, as a person would; with --keep the directory stays, and its README says how to start each daemon by
+hand.
+
+With --study FILE its members are the patients, each with the records in DIR/NAME.csv; the tables are printed, and a report with
+plots is written to ID.html where the libraries for that are installed.
 """
 
 from __future__ import annotations
@@ -25,11 +29,11 @@ from scripts.daemons import DaemonFailure, Daemons
 from scripts.deployment import (
     COHORTIUM,
     HOSPITAL,
-    STUDY,
     VARIABLE,
     Deployment,
     DeploymentError,
     Question,
+    StudyFile,
     check_name,
     parse_value,
     parse_values,
@@ -50,7 +54,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with _directory(options.keep) as directory:
-            final = _run(_deployment(options, directory), quiet=options.json)
+            final = _run(_deployment(options, directory), options)
     except (Refused, DeploymentError) as error:
         final = {"outcome": "refused", "code": "refused", "detail": str(error)}
     except DaemonFailure as error:
@@ -62,13 +66,37 @@ def main() -> int:
     return 0 if final["outcome"] == "released" else 1
 
 
-def _run(deployment: Deployment, *, quiet: bool) -> dict[str, Any]:
-    _say(f"making keys, certificates and configuration for {len(deployment.names)} patients", quiet)
+def _run(deployment: Deployment, options: argparse.Namespace) -> dict[str, Any]:
+    _say(f"making keys, certificates and configuration for {len(deployment.names)} patients", options.json)
     deployment.write()
     with Daemons(deployment) as daemons:
-        _say(f"starting {len(deployment.nodes)} daemons on loopback, talking over mutual TLS 1.3", quiet)
+        _say(f"starting {len(deployment.nodes)} daemons on loopback, talking over mutual TLS 1.3", options.json)
         daemons.wait_until_ready(lambda: _look_after(daemons))
-        return _open_round(daemons)
+        final = _open_round(daemons)
+        if options.study and final["outcome"] == "released":
+            final["told"] = _results(deployment, options)
+        return final
+
+
+def _results(deployment: Deployment, options: argparse.Namespace) -> str:
+    """What the study has found, as text or as JSON; the report is written on the way."""
+    words = [deployment.question.id, "--config", str(deployment.hospital_config)]
+    report = options.report or Path(f"{deployment.question.id}.html")
+    try:
+        _cohortium("results", "export", *words, "--format", "html", "--to", str(report))
+        _say(f"the report is in {report}", options.json)
+    except Refused as error:
+        if options.report:
+            raise
+        _say(f"there is no report: {error}", options.json)
+    return _cohortium("results", "show", *words, *(["--json"] if options.json else []))
+
+
+def _cohortium(*words: str) -> str:
+    done = subprocess.run([*COHORTIUM, *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Refused(done.stderr.strip().removeprefix("cohortium: "))
+    return done.stdout
 
 
 def _look_after(daemons: Daemons) -> None:
@@ -81,7 +109,7 @@ def _look_after(daemons: Daemons) -> None:
 
 def _open_round(daemons: Daemons) -> dict[str, Any]:
     config = str(daemons.deployment.hospital_config)
-    command = [*COHORTIUM, "round", "open", STUDY, "--config", config, "--watch", "--json"]
+    command = [*COHORTIUM, "study", "open", daemons.deployment.question.id, "--config", config, "--watch", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as opened:
         try:
             while True:
@@ -100,6 +128,8 @@ def _open_round(daemons: Daemons) -> dict[str, Any]:
 
 
 def _deployment(options: argparse.Namespace, directory: Path) -> Deployment:
+    if options.study:
+        return _study(options, directory)
     sources, length = _sources(options, directory)
     if options.range is not None:
         if not 0 < options.range <= _MAX_RANGE:
@@ -112,6 +142,25 @@ def _deployment(options: argparse.Namespace, directory: Path) -> Deployment:
         question = Question(options.bound, length)
     _check_values(sources, question)
     return Deployment(directory, sources, question, relayed=frozenset(sources if options.relay else ()))
+
+
+def _study(options: argparse.Namespace, directory: Path) -> Deployment:
+    study = StudyFile(options.study)
+    study.check()
+    data = options.data or options.study.parent / "data" / options.study.stem
+    for name in study.members:
+        check_name(name)
+        (directory / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        own = directory / name / "records.csv"
+        try:
+            own.write_bytes((data / f"{name}.csv").read_bytes())
+        except OSError as error:
+            raise Refused(
+                f"{data / name}.csv: {error.strerror}; every member of {study.id} needs its file, see --data"
+            ) from error
+        own.chmod(0o600)
+    sources = {name: {"file": "records.csv"} for name in study.members}
+    return Deployment(directory, sources, study, relayed=frozenset(sources if options.relay else ()))
 
 
 def _sources(options: argparse.Namespace, directory: Path) -> tuple[dict[str, dict[str, Any]], int]:
@@ -191,7 +240,9 @@ def _check_values(sources: dict[str, dict[str, Any]], question: Question) -> Non
 
 
 def _report(final: dict[str, Any], options: argparse.Namespace) -> None:
-    if options.json:
+    if "told" in final:
+        print(final["told"].rstrip("\n"))
+    elif options.json:
         keys = ("outcome", "patients", "modulus", "statistics", "seconds", "round", "code", "detail")
         print(json.dumps({key: final[key] for key in keys if key in final}))
     elif final["outcome"] == "released":
@@ -237,6 +288,14 @@ def _options() -> argparse.Namespace:
     values.add_argument("--values", metavar="NAME=VALUE,...", help="patients and their values (default: alice, bob, charlie)")
     values.add_argument("--ask", action="store_true", help="ask for each patient's name and value")
     values.add_argument("--vector-csv", type=Path, metavar="FILE", help="a column a patient, named in the header")
+    values.add_argument("--study", type=Path, metavar="FILE", help="run this study in place of a sum")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="with --study: a CSV file of records for each member (default: data/STUDY beside it)",
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="with --study: the report's HTML file (default: ID.html)")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--bound", type=int, default=_DEFAULT_BOUND, metavar="B", help="largest value of one patient; R = n x B")
     size.add_argument("--range", type=int, metavar="R", help="instead: you assume that values and sum lie in [0, R]")
@@ -246,6 +305,10 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.patients is not None and options.patients < 1:
         parser.error("--patients must be positive")
+    if (options.data or options.report) and not options.study:
+        parser.error("--data and --report go with --study")
+    if options.study and (options.patients or options.range):
+        parser.error("--study says itself who takes part, and within which bounds")
     return options
 
 

@@ -109,7 +109,7 @@ class HospitalRound(Machine):
         self.me = me
         self.study = study
         self.sealed_for = dict(sealed_for)
-        self.segments = plan(study, len(study.members))
+        self.segments = plan(study)
         self.question: Question | None = None
         self.participants: dict[Identity, Participant] = {}
         self.declined: set[Identity] = set()

@@ -199,7 +199,8 @@ class Received:
 
 def is_heavy(study: Study, segments: tuple[Segment, ...]) -> bool:
     """Whether a round over these segments is `Machine.heavy`."""
-    return sum(segment.length for segment in segments) > LIGHT_LENGTH or len(study.members) > LIGHT_MEMBERS
+    local = study.records * len(study.variables)
+    return max(sum(segment.length for segment in segments), local) > LIGHT_LENGTH or len(study.members) > LIGHT_MEMBERS
 
 
 def explain(code: AbortCode | str, missing: tuple[str, ...], phase: str) -> str:

@@ -1,37 +1,74 @@
-"""The sum of a scalar or, element by element, of a vector.
-
-A value v in [minimum, maximum] is encoded as v - minimum, so that what is added is never negative; the decoder adds
-members x minimum back.
-"""
+"""The sum of a scalar or, element by element, of a vector."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+
 import numpy as np
+from msgspec.structs import replace
 
-from mpc.errors import DataError
-from mpc.ring import Vector
-from mpc.statistics.component import Component, Values
-from mpc.study import Variable
+from mpc.statistics.cells import Cells, values_told
+from mpc.statistics.component import Asked, Block, Family, Sums, Values, must_be_numbers
+from mpc.statistics.figures import Figures, Table, half_step, name_of
 
 
-class Sum:
+class SumFigures(Figures, frozen=True, kw_only=True, tag="sum"):
+    """The sums, one an element of the variable."""
+
+    totals: tuple[int | float, ...]
+    """Whole numbers as such; of a fixed-point variable, in its unit."""
+    unit: str
+    error: float
+    """Of each: half a step a record."""
+
+    def tables(self) -> tuple[Table, ...]:
+        """One row an element."""
+        rows = tuple((place, total, self.unit, self.error) for place, total in enumerate(self.totals))
+        return (Table(name=self.name, columns=("element", "sum", "unit", "error"), rows=rows),)
+
+
+class Sum(Family):
     """`sum` in a study."""
 
-    def component(self, variable: Variable, members: int) -> Component:
-        """`length` integers in [0, maximum - minimum]."""
-        return Component(variable.maximum - variable.minimum, variable.length, offset=members * variable.minimum)
+    kind = "sum"
+    reveals = "the sum"
+    vectors = True
+    adds = True
 
-    def encode(self, variable: Variable, values: Values) -> Vector:
-        """Raises DataError when the values have another shape or lie outside the variable's bounds."""
-        if values.shape != (variable.length,):
-            raise DataError(f"variable {variable.name}: {values.size} values where the study asks for {variable.length}")
-        if values.size and int(values.min()) < variable.minimum:
-            raise DataError(f"variable {variable.name}: a value is below the minimum {variable.minimum}")
-        if values.size and int(values.max()) > variable.maximum:
-            raise DataError(f"variable {variable.name}: a value is above the bound {variable.maximum}")
-        # Two's complement subtraction modulo 2^64 is exact here: the difference lies in [0, 2^63 - 1].
-        return values.astype(np.uint64) - np.uint64(variable.minimum % 2**64)
+    def problems(self, asked: Asked) -> Iterator[str]:
+        """Only numbers can be added."""
+        return must_be_numbers(asked.variables)
 
-    def decode(self, variable: Variable, total: Vector, members: int) -> Values:
-        """total + members x minimum, which `plan` has proved to fit 64 bits."""
-        return (total + np.uint64(members * variable.minimum % 2**64)).view(np.int64)
+    def blocks(self, asked: Asked) -> Sequence[Block]:
+        """The values themselves."""
+        (variable,) = asked.variables
+        return (Block(variable.minimum, variable.maximum, variable.length),)
+
+    def totals(self, asked: Asked, columns: Sequence[Values]) -> Values:
+        """Their sums."""
+        (column,) = columns
+        rows = column.reshape(-1, asked.variables[0].length)
+        total: Values = rows[0] if len(rows) == 1 else rows.sum(axis=0, dtype=np.int64)
+        return total
+
+    def cells(self, asked: Asked, sums: Sums) -> Iterable[Cells]:
+        """Of a variable with two values, how many records have which."""
+        (variable,) = asked.variables
+        scalar = replace(variable, length=1)
+        return (
+            cells for total in sums.totals.tolist() for cells in values_told(scalar, sums.n, total - sums.n * variable.minimum)
+        )
+
+    def figures(self, asked: Asked, sums: Sums) -> SumFigures:
+        """In the variable's unit."""
+        (variable,) = asked.variables
+        totals: list[int] = sums.totals.tolist()
+        return SumFigures(
+            id=name_of(asked.statistic),
+            variable=variable.name,
+            n=sums.n,
+            left_out=sums.left_out,
+            totals=tuple(total / variable.scale for total in totals) if variable.rounded else tuple(totals),
+            unit=variable.unit,
+            error=float(sums.n * half_step(variable)),
+        )

@@ -1,6 +1,5 @@
-"""What a hospital's admin socket offers besides: studies and rounds.
+"""What a hospital's admin socket offers besides: its rounds.
 
-GET  /v1/studies                 the studies in the directory, now
 POST /v1/rounds {"study": ID}    opens a round: 201 and its summary
 GET  /v1/rounds                  summaries, oldest first
 GET  /v1/rounds/ID               one round, with the result once released
@@ -22,16 +21,10 @@ from nodes.records import Records, RoundRecord
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from mpc.study import Study
-
     class Rounds(Protocol):
         """The hospital, as far as these routes know it."""
 
         records: Records
-
-        def studies(self) -> dict[str, Study]:
-            """By id."""
-            ...
 
         async def open_round(self, study_id: str) -> RoundRecord:
             """Opens a round."""
@@ -54,7 +47,6 @@ def add_round_routes(admin: AdminApi, hospital: Rounds) -> None:
     """Adds the routes to the socket of `hospital`."""
     routes = _Routes(hospital)
     router = admin.app.router
-    router.add_get("/v1/studies", routes.studies)
     router.add_post("/v1/rounds", routes.open)
     router.add_get("/v1/rounds", routes.list)
     router.add_get("/v1/rounds/{round}", routes.show)
@@ -65,10 +57,6 @@ def add_round_routes(admin: AdminApi, hospital: Rounds) -> None:
 class _Routes:
     def __init__(self, hospital: Rounds) -> None:
         self._hospital = hospital
-
-    async def studies(self, _request: web.Request) -> web.Response:
-        studies = self._hospital.studies().values()
-        return await json_response([{"id": study.id, "title": study.title, "patients": len(study.members)} for study in studies])
 
     async def open(self, request: web.Request) -> web.Response:
         try:

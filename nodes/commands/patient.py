@@ -16,7 +16,7 @@ from nodes.commands.options import check_option, config_option
     "--value",
     "values",
     multiple=True,
-    metavar="[VARIABLE=]INTEGER",
+    metavar="[VARIABLE=]VALUE",
     help="Use this value instead of the configured source. Others on this machine can read command lines: for trying out only.",
 )
 def patient(config: Path, check: bool, values: tuple[str, ...]) -> None:

@@ -17,7 +17,7 @@ from nodes.commands.options import admin_socket, daemon_option, socket_option
 if TYPE_CHECKING:
     from nodes.admin.client import AdminClient
 
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON; the result is the last line of stdout.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON; the result is the last line of stdout.")
 
 
 @click.group()
@@ -30,11 +30,16 @@ def round() -> None:
 @daemon_option
 @socket_option
 @click.option("--watch", is_flag=True, help="Wait for the end, showing each phase and who is missing.")
-@_json_option
+@json_option
 def open_round(study: str, config: Path | None, socket: Path | None, watch: bool, as_json: bool) -> None:
     """Open a round of STUDY, the id of a study in the hospital's directory."""
+    open_and_tell(admin_socket(config, socket), study, watch=watch, as_json=as_json)
+
+
+def open_and_tell(socket: Path, study: str, *, watch: bool, as_json: bool) -> None:
+    """Opens a round, waits for its end if it is to be watched, and prints where it stands. Exits with 1 without a result."""
     try:
-        final = asyncio.run(_open(admin_socket(config, socket), study, watch=watch))
+        final = asyncio.run(_open(socket, study, watch=watch))
     except UserError as error:
         if as_json:
             click.echo(json.dumps({"outcome": "refused", "code": type(error).__name__, "detail": str(error)}))
@@ -47,10 +52,10 @@ def open_round(study: str, config: Path | None, socket: Path | None, watch: bool
 @round.command("list")
 @daemon_option
 @socket_option
-@_json_option
+@json_option
 def list_rounds(config: Path | None, socket: Path | None, as_json: bool) -> None:
     """List the rounds, oldest first."""
-    rounds = asyncio.run(_get(admin_socket(config, socket), "/v1/rounds"))
+    rounds = asyncio.run(ask_hospital(admin_socket(config, socket), "/v1/rounds"))
     if as_json:
         click.echo(json.dumps(rounds))
         return
@@ -64,10 +69,10 @@ def list_rounds(config: Path | None, socket: Path | None, as_json: bool) -> None
 @click.argument("round_id", metavar="ID")
 @daemon_option
 @socket_option
-@_json_option
+@json_option
 def show_round(round_id: str, config: Path | None, socket: Path | None, as_json: bool) -> None:
     """Show the round whose id begins with ID, with its result."""
-    _print(asyncio.run(_get(admin_socket(config, socket), f"/v1/rounds/{round_id}")), as_json=as_json)
+    _print(asyncio.run(ask_hospital(admin_socket(config, socket), f"/v1/rounds/{round_id}")), as_json=as_json)
 
 
 @round.command("cancel")
@@ -79,7 +84,8 @@ def cancel_round(round_id: str, config: Path | None, socket: Path | None) -> Non
     asyncio.run(_post(admin_socket(config, socket), f"/v1/rounds/{round_id}/cancel"))
 
 
-async def _get(socket: Path, path: str) -> Any:
+async def ask_hospital(socket: Path, path: str) -> Any:
+    """What the hospital's admin socket has at `path`."""
     from nodes.admin.client import AdminClient
 
     async with AdminClient(socket) as hospital:
@@ -103,8 +109,13 @@ async def _open(socket: Path, study: str, *, watch: bool) -> dict[str, Any]:
         patients = {found["id"]: found["patients"] for found in await hospital.get("/v1/studies")}
     final = await _watch(socket, opened["round"], patients.get(study, 0))
     while "followed_by" in final:
-        click.echo(f"{final['detail']}; it is opened again without them", err=True)
-        final = await _watch(socket, final["followed_by"], patients.get(study, 0) - len(final["missing"]))
+        if final["outcome"] == "released":
+            click.echo(f"step {final['fit']} of the fit is done; the next one follows", err=True)
+            total = len(final["members"])
+        else:
+            click.echo(f"{final['detail']}; it is opened again without them", err=True)
+            total = patients.get(study, 0) - len(final["missing"])
+        final = await _watch(socket, final["followed_by"], total)
     return final
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import Annotated, Literal
 
 import msgspec
 
-from mpc.study import MINIMUM_COHORT
+from mpc.statistics import FAMILIES
+from mpc.study import MAX_RECORDS, MINIMUM_COHORT
 from nodes.config.parts import NodeConfig, Struct, Trust
 from nodes.fields import Digest, Endpoints, Listen, Name, Positive, Proxy, Text, Url, address, digest
 from nodes.sources import SourceConfig
-from nodes.yaml_struct import Problem
+from nodes.yaml_struct import Problem, checked
 
 
 class HospitalAddress(Struct, frozen=True, kw_only=True):
@@ -45,11 +47,20 @@ class Vouched(Struct, frozen=True, kw_only=True):
         return frozenset(map(digest, self.authorities))
 
 
+def _statistic(pattern: str) -> Iterator[Problem]:
+    if not fnmatch.filter(FAMILIES, pattern):
+        yield Problem((), f"matches no statistic; there are {', '.join(FAMILIES)}")
+
+
 class Policy(Struct, frozen=True, kw_only=True):
     """What this patient takes part in. All of it is decided without looking at a value."""
 
     studies: Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)] = ("*",)
     """Patterns (as in a shell) for the ids of studies."""
+    statistics: Annotated[tuple[Annotated[Text, checked(_statistic)], ...], msgspec.Meta(min_length=1)] = ("*",)
+    """Patterns for the kinds of statistics."""
+    records: Annotated[int, msgspec.Meta(ge=1, le=MAX_RECORDS)] = 1
+    """The most records that its sources hold: 1 is a person. A study that takes fewer is declined."""
     floor: Annotated[int, msgspec.Meta(ge=MINIMUM_COHORT)] = MINIMUM_COHORT
     """The fewest vouched members, this patient among them."""
     vouched: Vouched

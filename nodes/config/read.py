@@ -14,8 +14,7 @@ from nodes.config.hospital import HospitalConfig
 from nodes.config.parts import DaemonConfig, NodeConfig
 from nodes.config.patient import PatientConfig
 from nodes.config.relay import RelayConfig
-from nodes.sources import SourceConfig
-from nodes.sources.base import integer
+from nodes.sources.base import entry
 from nodes.sources.literal import LiteralValues
 from nodes.studies import load_studies
 from nodes.yaml_struct import examine, load
@@ -67,22 +66,24 @@ def admin_of(path: Path) -> Path:
 
 
 def with_values(config: PatientConfig, given: Sequence[str]) -> PatientConfig:
-    """The configuration with literals, `[VARIABLE=]INTEGER`, in place of the sources of these variables.
+    """The configuration with literals, `[VARIABLE=]VALUE`, in place of the sources of these variables.
 
-    Raises UsageError for an unknown variable, a missing one where there are several, or what is no integer.
+    Raises UsageError for an unknown variable, a missing one where there are several, or what is no such value.
     """
     sources = dict(config.sources)
     for text in given:
-        name, _, number = text.rpartition("=")
+        name, _, spelt = text.rpartition("=")
         if not name and len(sources) == 1:
             (name,) = sources
         if name not in sources:
-            raise UsageError(f"--value: say VARIABLE=INTEGER with one of the configured sources, {', '.join(sources) or 'none'}")
+            raise UsageError(f"--value: say VARIABLE=VALUE with one of the configured sources, {', '.join(sources) or 'none'}")
         try:
-            value = integer(number)
+            value = entry(sources[name].declared, spelt)
         except ValueError as error:
             raise UsageError(f"--value: {name}: {error}") from None
-        sources[name] = SourceConfig(bounds=sources[name].bounds, literal=LiteralValues(value))
+        if value is None:
+            raise UsageError(f"--value: {name}: is empty")
+        sources[name] = msgspec.structs.replace(sources[name], literal=LiteralValues(value), csv=None, synthetic=None)
     return msgspec.structs.replace(config, sources=sources)
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks import values
+from mpc.disclosure import Bounds
 from nodes.sources.base import Wanted
 from nodes.sources.synthetic import SyntheticValues
 
 
 def test_a_benchmark_expects_what_the_synthetic_source_gives() -> None:
-    wanted = Wanted(variable="value", minimum=0, maximum=1000, length=50)
-    given = [SyntheticValues(seed=values.patient_seed(7, patient)).read(wanted) for patient in range(3)]
-    assert np.array_equal(values.plain_sum(7, patients=3, length=50, largest=1000), given[0] + given[1] + given[2])
+    wanted = Wanted(variable="value", declared=Bounds(0, 1000), length=50)
+    readers = [SyntheticValues(seed=values.patient_seed(7, patient)) for patient in range(3)]
+    given = np.array(SyntheticValues.read([(reader, wanted) for reader in readers]))
+    assert np.array_equal(values.plain_sum(7, patients=3, length=50, largest=1000), given.sum(axis=0))
 
 
 def test_patients_hold_different_values() -> None:

@@ -336,7 +336,7 @@ def _consent(example: ExampleRound, name: str) -> Consent:
 
 
 def _ring(example: ExampleRound) -> Ring:
-    return plan(example.study, 3)[0].ring
+    return plan(example.study)[0].ring
 
 
 def _seed(example: ExampleRound, sender: str, recipient: str) -> bytes:

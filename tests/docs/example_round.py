@@ -39,6 +39,7 @@ from mpc.statement import Signed
 from mpc.study import Study
 from mpc.wire import Struct, decode
 from nodes.sources import SourceConfig
+from nodes.sources.base import read_study
 from nodes.studies import load_study
 from nodes.transport.limits import Limits
 from nodes.yaml_struct import load
@@ -168,7 +169,7 @@ def play() -> ExampleRound:
 
 def _play(directory: Path) -> ExampleRound:
     study = _study(directory)
-    values = {"alice": _read_source(directory), **OTHER_VALUES}
+    values = {"alice": _read_source(directory, study), **OTHER_VALUES}
     trust = TrustStore([bytes.fromhex(VECTORS["root"])])
     keyrings = {name: _keyring(name) for name in (HOSPITAL, *PATIENTS)}
     me = trust.verify(keyrings[HOSPITAL].chain, NOW)
@@ -235,14 +236,14 @@ class _Ledger:
 def _study(directory: Path) -> Study:
     path = directory / "study.yaml"
     path.write_text(STUDY, encoding="utf-8")
-    return load_study(path, "demo")
+    return load_study(path, "demo").study
 
 
-def _read_source(directory: Path) -> int:
+def _read_source(directory: Path, study: Study) -> int:
     (directory / "readings.csv").write_text(CSV, encoding="utf-8")
     (directory / "patient.yaml").write_text(SOURCES, encoding="utf-8")
     source = load(directory / "patient.yaml", _Sources).sources["heart_rate"].source("heart_rate")
-    return int(source.read(1)[0])
+    return int(read_study(study, {"heart_rate": source}, 1)["heart_rate"][0])
 
 
 def _keyring(name: str) -> Keyring:

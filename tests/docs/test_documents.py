@@ -18,6 +18,7 @@ from mpc.messages import RULES, AbortCode, Kind
 from mpc.rounds.hospital import HospitalRound
 from mpc.rounds.machine import Machine
 from mpc.rounds.patient import PatientRound
+from mpc.statistics import FAMILIES
 from mpc.wire import Struct
 from nodes.outbox import FINAL
 from nodes.transport.inbox import STATUS
@@ -173,6 +174,11 @@ def test_the_kinds_are_those_of_the_document() -> None:
 
 
 # ---- behaviour
+
+
+def test_the_statistics_are_those_of_the_code() -> None:
+    written = [(kind, seen) for kind, _, seen in table(PROTOCOL, "statistics")]
+    assert written == [(kind, family.reveals) for kind, family in FAMILIES.items()]
 
 
 @pytest.mark.parametrize(("name", "machine"), [("hospital", HospitalRound), ("patient", PatientRound)])

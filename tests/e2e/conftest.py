@@ -26,14 +26,14 @@ SEEDS = {"alice": 101, "bob": 102, "charlie": 103}
 FAULTS: Mapping[str, tuple[dict[str, Any], str]] = {
     "negative": ({"literal": -5}, "value 1 of 1 is below its minimum 0"),
     "above": ({"literal": 101}, "value 1 of 1 is above its bound 100"),
-    "vector": ({"literal": [1, 2]}, "the study asks for 1 values, its literal has 2"),
+    "vector": ({"literal": [1, 2]}, "its literal: the study asks for 1 values, there are more"),
     "nan": (
         {"csv": {"file": "faults.csv", "column": "reading", "row": 1}},
         "faults.csv:2: column 'reading' is not a whole number",
     ),
     "fraction": ({"csv": {"file": "faults.csv", "column": "fraction", "row": 1}}, "column 'fraction' is not a whole number"),
     "word": ({"csv": {"file": "faults.csv", "column": "word", "row": 1}}, "faults.csv:2: column 'word' is not a whole number"),
-    "blank": ({"csv": {"file": "faults.csv", "column": "blank", "row": 1}}, "faults.csv:2: column 'blank' is empty"),
+    "blank": ({"csv": {"file": "faults.csv", "column": "blank", "row": 1}}, "value 1 of 1 is missing, which the study refuses"),
     "column": ({"csv": {"file": "faults.csv", "column": "pulse", "row": 1}}, "faults.csv:1: there is no column 'pulse'"),
     "row": ({"csv": {"file": "faults.csv", "column": "word", "row": 3}}, "faults.csv: there is no row 3; it has 1 rows"),
     "file": ({"csv": {"file": "gone.csv", "column": "word", "row": 1}}, "gone.csv: there is no such file"),

@@ -14,13 +14,15 @@ from scripts.daemons import Daemons
 from scripts.deployment import Deployment, Question
 from tests.e2e.harness import Cohort
 
+BOUND = 1_000_000
+
 
 class Enrolled(Cohort):
     """A cohort whose files are there already, or come later."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.deployment = Deployment(directory, {}, Question(1_000_000))
+        self.directory, self.bound = directory, BOUND
+        self.deployment = Deployment(directory, {}, Question(BOUND))
         self.daemons = Daemons(self.deployment)
 
     def config(self, name: str) -> Path:
@@ -33,7 +35,7 @@ class Enrolled(Cohort):
         def change(config: dict[str, Any]) -> None:
             config |= {"log": {"level": "debug"}, "revocation": {"every": 1}}
             if value is not None:
-                config["sources"] = {"value": {"bounds": [0, 1_000_000], "literal": value}}
+                config["sources"] = {"value": {"bounds": [0, BOUND], "literal": value}}
                 config["policy"]["invitations_per_minute"] = 6000
 
         self.edit(name, change)

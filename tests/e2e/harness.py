@@ -122,6 +122,7 @@ class Cohort:
     def __init__(
         self, directory: Path, sources: Mapping[str, Mapping[str, Any]], *, bound: int = 1_000_000, deadline: int = 60
     ) -> None:
+        self.bound = bound
         self.deployment = Deployment(directory, sources, Question(bound, deadline=deadline))
         self.deployment.write()
         self.directory = directory
@@ -163,7 +164,7 @@ class Cohort:
             "id": name,
             "title": "A study",
             "purpose": "test",
-            "variables": [{"name": variable, "bounds": list(bounds or (0, self.deployment.question.bound)), "length": length}],
+            "variables": [{"name": variable, "bounds": list(bounds or (0, self.bound)), "length": length}],
             "statistics": [{"kind": "sum", "variable": variable}],
             "cohort": {"members": list(members)},
             "deadline": deadline,

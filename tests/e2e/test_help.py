@@ -36,12 +36,22 @@ COMMANDS = (
     "pki show",
     "pki verify",
     "relay",
+    "results",
+    "results export",
+    "results list",
+    "results show",
     "round",
     "round cancel",
     "round list",
     "round open",
     "round show",
     "status",
+    "study",
+    "study check",
+    "study list",
+    "study open",
+    "study schedule",
+    "study show",
 )
 
 

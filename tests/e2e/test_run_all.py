@@ -282,7 +282,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 
 def _daemons(run: Run) -> dict[int, str]:
     return {
-        process: line for process, line in _children(run.process.pid).items() if " --config " in line and " round " not in line
+        process: line for process, line in _children(run.process.pid).items() if " --config " in line and " study " not in line
     }
 
 
@@ -295,7 +295,7 @@ def test_ctrl_c_stops_every_child_and_removes_every_file(scratch: Path, number: 
         def reached() -> dict[int, str]:
             assert run.process.poll() is None, run.end()
             children = _children(run.process.pid)
-            opening = [line for line in children.values() if " round open " in line]
+            opening = [line for line in children.values() if " study open " in line]
             there = len(_daemons(run)) == DAEMONS if when == "starting" else bool(opening)
             return children if there else {}
 

@@ -235,7 +235,7 @@ def test_the_invitation_of_another_hospital_is_refused(cohort: Cohort, pki_direc
     node = load_node_key(files.key, files.certificate, trust, time.time(), other)
     encryption = publish(other, node.private_key, rsa.generate_private_key(65537, 2048), time.time())
     keyring = Keyring(other, node.private_key, node.chain, encryption)
-    study = load_study(cohort.directory / HOSPITAL / "studies" / "three.yaml", "demo")
+    study = load_study(cohort.directory / HOSPITAL / "studies" / "three.yaml", "demo").study
     machine = HospitalRound(os.urandom(16), keyring, os.urandom, credentials=Credentials(trust), me=node.credential, study=study)
     invitations = [effect for effect in machine.handle(OpenRound(), time.time()) if isinstance(effect, Send)]
     (for_alice,) = [effect.envelope for effect in invitations if effect.recipient == patient("alice")]

@@ -30,7 +30,8 @@ def test_a_value_that_cannot_be_taken_ends_the_round_and_stays_at_home(cohort: C
     reason = _ends_unavailable(cohort, cohort.open(f"fault-{variable}"))
     assert reason.startswith(f"variable {variable}: ")
     assert FAULTS[variable][1] in reason
-    assert not any(value in reason for value in VALUES_IN_FAULTS)
+    said = reason.replace(str(cohort.directory), "")
+    assert not any(value in said for value in VALUES_IN_FAULTS)
     assert total(cohort.run("three")) == SUM_OF_THREE
 
 
@@ -61,8 +62,8 @@ def test_a_value_from_the_command_line_is_held_to_its_bounds_too(cohort: Cohort,
         ("value=12.5", "--value: value: is not a whole number"),
         ("value=", "--value: value: is empty"),
         ("value=9223372036854775808", "--value: value: does not fit in 64 bits"),
-        ("pulse=1", "--value: say VARIABLE=INTEGER with one of the configured sources, "),
-        ("1", "--value: say VARIABLE=INTEGER with one of the configured sources, "),
+        ("pulse=1", "--value: say VARIABLE=VALUE with one of the configured sources, "),
+        ("1", "--value: say VARIABLE=VALUE with one of the configured sources, "),
     ],
 )
 def test_a_value_on_the_command_line_that_is_no_integer_is_a_mistake_of_usage(cohort: Cohort, given: str, complaint: str) -> None:

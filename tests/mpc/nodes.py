@@ -16,7 +16,7 @@ from mpc.keys import Keyring, publish
 from mpc.rounds.hospital import HospitalRound
 from mpc.rounds.patient import PatientRound
 from mpc.secret import Entropy
-from mpc.study import Statistic, Study, Variable
+from mpc.study import UNRESTRICTED, Statistic, Study, Variable
 from pki.profile import ListenerNames, leaf_certificate, revocation_list, root_certificate
 from pki.revocation import RevocationList
 from pki.trust import TrustStore
@@ -77,8 +77,8 @@ def study(*names: str, length: int = 1, bound: int = BOUND, minimum: int = 0, pu
         id="pressure",
         title="Mean systolic pressure",
         purpose="test",
-        variables=(Variable("value", "mmHg", 0, bound, length),),
-        statistics=(Statistic("sum", "value"),),
+        variables=(Variable.number("value", "mmHg", 0, bound, length),),
+        statistics=(Statistic.of("sum", "value"),),
         members=tuple(sorted(patient(name).uri for name in names)),
         minimum=minimum or len(names),
         range=None,
@@ -87,6 +87,9 @@ def study(*names: str, length: int = 1, bound: int = BOUND, minimum: int = 0, pu
         answer_within=20,
         ready_within=40,
         deadline=60,
+        records=1,
+        legal_basis="",
+        release=UNRESTRICTED,
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import msgspec
 import pytest
 
 from mpc import disclosure
-from mpc.disclosure import Bounds, Policy, refuse_invitation, refuse_roster
+from mpc.disclosure import Bounds, Categories, Policy, refuse_invitation, refuse_roster
 from mpc.identity import Credential, Identity
 from mpc.messages import Invitation, SegmentShape
 from mpc.statistics import plan
@@ -39,7 +40,7 @@ class Ledger:
 
 
 def invitation(asked: Study = ASKED, **changes: Any) -> Invitation:
-    segments = tuple(SegmentShape(segment.modulus, segment.length) for segment in plan(asked, len(asked.members)))
+    segments = tuple(SegmentShape(segment.modulus, segment.length) for segment in plan(asked))
     content = Invitation(
         version_min=1,
         version_max=1,
@@ -142,9 +143,9 @@ def test_an_unknown_encoding_is_declined() -> None:
         {"members": ("nonsense", *ASKED.members)},
         {"members": ("spiffe://demo/doctor/who", *ASKED.members)},
         {"minimum": 2},
-        {"statistics": (Statistic("mode", "value"),)},
+        {"statistics": (Statistic.of("mode", "value"),)},
         {"range": 5},
-        {"variables": (Variable("value", "", 0, 2**63 - 1, 1),)},
+        {"variables": (Variable.number("value", "", 0, 2**63 - 1, 1),)},
         {"deadline": 0},
         {"id": "Bad Id"},
     ],
@@ -200,6 +201,12 @@ def test_caps_of_the_policy_hold() -> None:
     assert "asks for more than" in decide(huge)
 
 
+@pytest.mark.parametrize(("allowed", "taken"), [(("*",), True), (("sum",), True), (("mean", "s*"), True), (("mean",), False)])
+def test_only_statistics_that_the_policy_allows_are_taken_part_in(allowed: tuple[str, ...], taken: bool) -> None:
+    reason = decide(rules=policy(statistics=allowed))
+    assert reason == ("" if taken else "it asks for the statistic sum, the policy allows mean")
+
+
 def test_a_variable_without_a_source_is_declined() -> None:
     assert "no source for the variable 'value'" in decide(rules=policy(sources={"weight": Bounds(0, BOUND)}))
 
@@ -209,6 +216,54 @@ def test_the_studys_bounds_must_contain_the_sources(low: int, high: int, taken: 
     reason = decide(rules=policy(sources={"value": Bounds(low, high)}))
     assert (reason == "") is taken
     assert taken or "do not contain the declared" in reason
+
+
+def asking(variable: Variable, records: int = 1) -> Study:
+    return msgspec.structs.replace(ASKED, variables=(variable,), statistics=(Statistic.of("count", "value"),), records=records)
+
+
+TENTHS = Bounds(Fraction(0), Fraction(3005, 10), whole=False)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "scale", "taken"),
+    [(0, 3005, 10, True), (0, 3004, 10, False), (1, 3005, 10, False), (0, 300_500, 1000, True), (0, 301, 1, True)],
+)
+def test_the_bounds_of_a_fixed_point_variable_are_compared_in_its_steps(low: int, high: int, scale: int, taken: bool) -> None:
+    reason = decide(asking(Variable.number("value", "", low, high, scale=scale)), rules=policy(sources={"value": TENTHS}))
+    assert (reason == "") is taken
+    assert taken or "do not contain the declared [0, 300.5]" in reason
+
+
+def test_fractions_are_not_asked_for_as_whole_numbers() -> None:
+    """Otherwise it would show by whom the round fails whose value is no whole number, or the result would hide an error."""
+    reason = decide(asking(Variable.number("value", "", 0, 400)), rules=policy(sources={"value": TENTHS}))
+    assert reason == "value is a whole number in the study, the source has fractions"
+
+
+@pytest.mark.parametrize(
+    ("names", "taken"), [(("a", "b"), True), (("b", "x", "a"), True), (("a", "x"), False), (("x", "y"), False)]
+)
+def test_the_studys_categories_must_contain_the_sources(names: tuple[str, ...], taken: bool) -> None:
+    rules = policy(sources={"value": Categories(frozenset({"a", "b"}))})
+    reason = decide(asking(Variable.category("value", names)), rules=rules)
+    assert (reason == "") is taken
+    assert taken or "its categories of value lack the declared" in reason
+
+
+def test_a_number_is_no_category() -> None:
+    category = Variable.category("value", ("a", "b"))
+    assert "the source has numbers" in decide(asking(category))
+    rules = policy(sources={"value": Categories(frozenset({"a", "b"}))})
+    assert "the source has categories" in decide(asking(Variable.number("value", "", 0, BOUND)), rules=rules)
+
+
+@pytest.mark.parametrize(("declared", "asked", "taken"), [(1, 1, True), (1, 500, True), (500, 500, True), (500, 499, False)])
+def test_a_study_must_take_as_many_records_as_the_policy_declares(declared: int, asked: int, taken: bool) -> None:
+    """Otherwise studies of ever fewer records would read how many there are."""
+    reason = decide(asking(Variable.number("value", "", 0, BOUND), asked), rules=policy(records=declared))
+    assert (reason == "") is taken
+    assert taken or reason == "it takes 499 records of a node, the policy declares up to 500"
 
 
 def test_shrinking_bounds_read_nothing() -> None:

@@ -39,7 +39,7 @@ def test_a_scalar_is_a_number_and_a_vector_a_list() -> None:
 
 def test_statistics_of_one_variable_stand_together() -> None:
     one = bytes([1]) + bytes(7)
-    result = Result(CONTEXT, 3, (StatisticResult("sum", "a", one), StatisticResult("count", "a", one)))
+    result = Result(CONTEXT, 3, (StatisticResult("sum", "a", one, ""), StatisticResult("count", "a", one, "")))
     assert result.plain() == {"a": {"sum": 1, "count": 1}}
 
 

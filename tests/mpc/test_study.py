@@ -20,7 +20,7 @@ def variable(**changes: Any) -> Variable:
 
 
 def with_variables(*variables: Variable) -> Study:
-    return replace(GOOD, variables=variables, statistics=tuple(Statistic("sum", name) for name in {v.name for v in variables}))
+    return replace(GOOD, variables=variables, statistics=tuple(Statistic.of("sum", name) for name in {v.name for v in variables}))
 
 
 def test_a_good_study_has_no_problem() -> None:
@@ -48,7 +48,7 @@ def test_a_good_study_has_no_problem() -> None:
         (replace(GOOD, statistics=()), "asks for no statistic; add one"),
         (replace(GOOD, statistics=GOOD.statistics * 2), "sum of 'value' is asked twice; remove one"),
         (
-            replace(GOOD, statistics=(*GOOD.statistics, Statistic("sum", "height"))),
+            replace(GOOD, statistics=(*GOOD.statistics, Statistic.of("sum", "height"))),
             "sum of 'height': no such variable; it has value",
         ),
         (replace(GOOD, variables=(*GOOD.variables, variable(name="height"))), "variable 'height' is asked for but no statistic"),
@@ -65,6 +65,25 @@ def test_a_good_study_has_no_problem() -> None:
         (replace(GOOD, range=-5), "range -5 must be positive"),
         (replace(GOOD, range=2**63), r"must be positive and at most 2\^63 - 1"),
         (replace(GOOD, assume_in_range=True), "assume_in_range is set but no range is given"),
+        (replace(GOOD, records=0), "records 0 must lie between 1 and 1000000000"),
+        (replace(GOOD, records=10**9 + 1), "records 1000000001 must lie between 1"),
+        (with_variables(variable(type="float")), "type 'float': say integer, fixed, category"),
+        (with_variables(variable(missing="guess")), "missing 'guess': say refuse or omit"),
+        (with_variables(variable(type="fixed", scale=0)), "scale 0 must lie between 1 and"),
+        (with_variables(variable(scale=10)), "only the type 'fixed' has a scale; remove it or change the type"),
+        (with_variables(variable(categories=("a", "b"))), "only the type 'category' has categories"),
+        (with_variables(Variable.category("ward", ("a",))), "its 1 categories are numbered from 0; give at least two"),
+        (with_variables(replace(Variable.category("ward", ("a", "b")), maximum=2)), "2 categories are numbered from 0"),
+        (with_variables(replace(Variable.category("ward", ("a", "b")), length=2)), "a category has the length 1"),
+        (with_variables(Variable.category("ward", ("a", "b", "a"))), "category 'a' is there twice"),
+        (with_variables(Variable.category("ward", ("a", ""))), "a category without a name means a missing value"),
+        (replace(GOOD, statistics=(Statistic.of("sum", "value", id="1st"),)), "id '1st': begin with a letter"),
+        (replace(GOOD, statistics=(Statistic.of("sum", "value", id="a"),) * 2), "two statistics with the id 'a'"),
+        (replace(GOOD, statistics=(Statistic.of("mean", "value", "age"),)), "mean of 'value': there is no variable 'age'"),
+        (replace(GOOD, statistics=(Statistic.of("mean", "value", by="ward"),)), "there is no variable 'ward'"),
+        (replace(GOOD, statistics=(Statistic.of("mean", "value", "value"),)), "it names 'value' twice; once is enough"),
+        (replace(GOOD, statistics=(Statistic.of("mean", "value", level=0),)), "a confidence level lies between 0 and 1"),
+        (replace(GOOD, statistics=(Statistic.of("mean", "value", level=10**6),)), "a confidence level lies between 0 and 1"),
         (replace(GOOD, answer_within=0), "must be positive and in this order"),
         (replace(GOOD, ready_within=20), "must be positive and in this order"),
         (replace(GOOD, deadline=40), "must be positive and in this order"),
@@ -89,8 +108,22 @@ def test_every_problem_is_listed_at_once() -> None:
     assert len(str(caught.value).splitlines()) == 5
 
 
-def test_bounds_may_reach_both_ends_of_64_bits() -> None:
-    assert problems(with_variables(variable(minimum=-(2**63), maximum=2**63 - 1))) == []
+def test_bounds_may_reach_both_ends_of_64_bits_but_for_the_one_that_means_missing() -> None:
+    assert problems(with_variables(variable(minimum=-(2**63) + 1, maximum=2**63 - 1))) == []
+    (problem,) = problems(with_variables(variable(minimum=-(2**63), maximum=2**63 - 1)))
+    assert "must rise and lie within [-2^63 + 1, 2^63 - 1]" in problem
+
+
+def test_one_statistic_may_be_asked_twice_under_different_ids() -> None:
+    twice = (Statistic.of("mean", "value"), Statistic.of("mean", "value", id="again", level=990_000))
+    assert problems(replace(GOOD, statistics=twice)) == []
+
+
+def test_variables_are_made_with_the_little_that_they_need() -> None:
+    assert Variable.number("x", "kg", 0, 9) == Variable("x", "kg", 0, 9, 1, "integer", 1, (), "", "refuse")
+    fixed = Variable("x", "kg", 0, 90, 2, "fixed", 10, (), "LOINC 1", "omit")
+    assert Variable.number("x", "kg", 0, 90, 2, scale=10, code="LOINC 1", missing="omit") == fixed
+    assert Variable.category("w", ["a", "b"]) == Variable("w", "", 0, 1, 1, "category", 1, ("a", "b"), "", "refuse")
 
 
 def test_a_variable_is_found_by_name() -> None:
@@ -107,8 +140,8 @@ def test_members_are_patients_of_any_number_from_three() -> None:
 def test_a_study_with_a_thousand_mistakes_is_refused_in_few_words() -> None:
     # A peer's Invitation may hold it; with all names in each of the texts they would have 60 MB together.
     names = [f"{'n' * 55}{number:04d}" for number in range(1000)]
-    variables = tuple(Variable(name, "", 0, 1, 1) for name in names)
-    statistics = tuple(Statistic("sum", name.replace("n", "m")) for name in names)
+    variables = tuple(Variable.number(name, "", 0, 1) for name in names)
+    statistics = tuple(Statistic.of("sum", name.replace("n", "m")) for name in names)
     wrong = problems(replace(GOOD, variables=variables, statistics=statistics))
     assert len(wrong) == 2000
     assert sum(map(len, wrong)) < 1_500_000
@@ -121,8 +154,8 @@ def test_a_study_with_a_thousand_mistakes_is_refused_in_few_words() -> None:
         replace(GOOD, id="a" * 64),
         replace(GOOD, publish="a" * 64),
         replace(GOOD, variables=(variable(name="a" * 64),)),
-        replace(GOOD, statistics=(Statistic("a" * 64, "value"),)),
-        replace(GOOD, statistics=(Statistic("sum", "a" * 64),)),
+        replace(GOOD, statistics=(Statistic.of("a" * 64, "value"),)),
+        replace(GOOD, statistics=(Statistic.of("sum", "a" * 64),)),
     ],
 )
 def test_a_word_that_no_study_may_have_is_not_even_read(long: Study) -> None:
@@ -134,5 +167,5 @@ def test_a_word_that_no_study_may_have_is_not_even_read(long: Study) -> None:
 def test_a_study_of_more_members_or_variables_than_a_round_takes_is_refused() -> None:
     crowd = tuple(f"spiffe://demo/patient/p{number:04d}" for number in range(1001))
     assert "1001 members are too many; at most 1000 fit one round" in problems(replace(GOOD, members=crowd))
-    many = tuple(Variable(f"v{number}", "", 0, 1, 1) for number in range(1001))
+    many = tuple(Variable.number(f"v{number}", "", 0, 1, 1) for number in range(1001))
     assert "1001 variables are too many; at most 1000 fit one round" in problems(replace(GOOD, variables=many))

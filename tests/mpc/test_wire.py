@@ -31,12 +31,14 @@ from mpc.messages import (
 )
 from mpc.result import Result, StatisticResult
 from mpc.statement import Signed
-from mpc.study import Statistic, Study, Variable
+from mpc.study import Release, Statistic, Study, Variable
 from mpc.wire import Struct, decode, encode
 from tests.mpc.properties import quick
 
 digests = st.binary(min_size=32, max_size=32)
 times = st.integers(0, 2**53)
+numbers = st.integers(-(2**63), 2**63 - 1)
+words = st.text(max_size=9)
 signed = st.builds(Signed, st.binary(max_size=40), st.binary(max_size=70))
 chains = st.lists(st.binary(max_size=9), min_size=1, max_size=3).map(tuple)
 
@@ -94,8 +96,36 @@ values: dict[type[Struct], st.SearchStrategy[Any]] = {
         st.text(max_size=9),
         st.text(max_size=40),
         st.text(max_size=9),
-        tuples(st.builds(Variable, st.text(max_size=9), st.text(max_size=3), st.integers(-(2**63), 0), times, times)),
-        tuples(st.builds(Statistic, st.text(max_size=9), st.text(max_size=9))),
+        tuples(
+            st.builds(
+                Variable,
+                words,
+                words,
+                st.integers(-(2**63), 0),
+                times,
+                times,
+                words,
+                times,
+                tuples(words),
+                words,
+                words,
+            )
+        ),
+        tuples(
+            st.builds(
+                Statistic,
+                words,
+                words,
+                words,
+                tuples(words),
+                words,
+                times,
+                tuples(numbers),
+                tuples(times),
+                times,
+                tuples(numbers),
+            )
+        ),
         tuples(st.text(max_size=9)),
         st.integers(0, 9),
         st.none() | st.integers(0, 2**63),
@@ -104,10 +134,11 @@ values: dict[type[Struct], st.SearchStrategy[Any]] = {
         times,
         times,
         times,
+        times,
+        st.text(max_size=9),
+        st.builds(Release, times, times),
     ),
-    Result: st.builds(
-        Result, digests, st.integers(0, 9), tuples(st.builds(StatisticResult, st.text(max_size=9), st.text(max_size=9), digests))
-    ),
+    Result: st.builds(Result, digests, st.integers(0, 9), tuples(st.builds(StatisticResult, words, words, digests, words))),
 }
 
 

@@ -33,6 +33,7 @@ from nodes.config import (
     identity_of,
 )
 from nodes.fields import address
+from nodes.sources.base import Wanted
 from nodes.sources.csv_file import CsvFile
 from nodes.studies import load_studies
 from nodes.transport.limits import Limits
@@ -112,7 +113,7 @@ def test_the_advanced_examples_show_the_defaults() -> None:
     assert (advanced.limits, advanced.log) == (basic.limits, basic.log)
     basic_patient, patient = (check_patient(CONFIG / "patient" / f"{name}.yaml") for name in ("basic", "advanced"))
     assert (patient.limits, patient.log) == (basic_patient.limits, basic_patient.log)
-    for key in ("floor", "max_length", "max_members", "max_open_rounds", "invitations_per_minute"):
+    for key in ("floor", "statistics", "max_length", "max_members", "max_open_rounds", "invitations_per_minute"):
         assert getattr(patient.policy, key) == getattr(basic_patient.policy, key)
     for key in ("keep_days", "shutdown_timeout", "retries", "topology", "encryption_keys"):
         assert getattr(advanced, key, None) == getattr(basic, key, None), key
@@ -144,8 +145,12 @@ def test_the_advanced_examples_show_every_key(role: str, kind: type[msgspec.Stru
 
 
 def test_the_example_studies_load() -> None:
-    studies = load_studies(CONFIG / "studies", "demo.example")
-    assert [(name, study.deadline) for name, study in studies.items()] == [("blood-pressure", 60), ("steps", 120)]
+    studies = load_studies(CONFIG / "hospital" / "studies", "demo.example") | load_studies(CONFIG / "studies", "demo.example")
+    assert [(name, planned.study.deadline) for name, planned in studies.items()] == [
+        ("blood-pressure", 60),
+        ("steps", 120),
+        ("breast-cancer", 120),
+    ]
 
 
 def test_a_patient_is_read_with_its_defaults(tmp_path: Path) -> None:
@@ -158,7 +163,8 @@ def test_a_patient_is_read_with_its_defaults(tmp_path: Path) -> None:
     assert config.url == "https://127.0.0.1:7001"
     assert (config.policy.studies, config.policy.floor, config.policy.max_length) == (("*",), 3, 2_000_000)
     assert (config.limits, config.log.level, config.log.format) == (Limits(), "info", "auto")
-    assert config.sources["systolic"].source("systolic").read(1).tolist() == [128]
+    source = config.sources["systolic"].source("systolic")
+    assert source.reader.read([(source.reader, Wanted("systolic", source.declared))])[0] == [128]
 
 
 def test_a_hospital_is_read_with_its_limits(tmp_path: Path) -> None:
@@ -303,6 +309,8 @@ PATIENT_MISTAKES = [
         "10: policy.vouched.authorities[0]: is not a digest; write sha256: and the 64 hex digits that",
     ),
     ("vouched: ", "studies: []\n  vouched: ", "10: policy.studies: has 0 entries; give 1 or more"),
+    ("vouched: ", "statistics: [mode]\n  vouched: ", "10: policy.statistics[0]: matches no statistic; there are sum, count,"),
+    ("vouched: ", "records: 0\n  vouched: ", "10: policy.records: is too small; give 1 or more"),
     ("vouched: ", "max_members: 2\n  vouched: ", "10: policy.max_members: is too small; give 3 or more"),
     ("vouched: ", "max_open_rounds: 0\n  vouched: ", "10: policy.max_open_rounds: is too small; give 1 or more"),
     ("127.0.0.1:7001", "0.0.0.0:7001", "1: endpoint: is missing, and 'listen' names every address of this machine"),
@@ -330,34 +338,35 @@ PATIENT_MISTAKES = [
         "literal: 128, synthetic: {seed: 1}",
         "8: sources.systolic: has literal and synthetic; give exactly one of literal, csv, synthetic",
     ),
-    ("bounds: [0, 300], ", "", "8: sources.systolic.bounds: is missing; add it (a list)"),
+    ("bounds: [0, 300], ", "", "8: sources.systolic: give bounds: [smallest, largest] of a number, or the categories of"),
+    ("bounds: [0, 300]", "bounds: [0, 9], categories: [a, b]", "8: sources.systolic: give bounds: [smallest, largest] of"),
+    ("bounds: [0, 300]", "categories: [a, a]", "8: sources.systolic.categories: names one twice; name each once"),
     (
         "[0, 300]",
         "[300, 0]",
         "8: sources.systolic.bounds: the first must be below the second; write [smallest, largest]",
     ),
-    ("[0, 300]", "[0.5, 300]", "8: sources.systolic.bounds[0]: must be a whole number, but YAML reads a number with a"),
+    ("[0, 300]", "[0.1, 0.1]", "8: sources.systolic.bounds: the first must be below the second; write [smallest, largest]"),
     ("[0, 300]", "[0]", "8: sources.systolic.bounds: has 1 entries; give exactly 2"),
     ("literal: 128", "literl: 128", "8: sources.systolic.literl: is not a known key; did you mean 'literal'?"),
     (
         "literal: 128",
         "literal: 72.5",
-        "8: sources.systolic.literal: must be a whole number, but YAML reads a",
+        "8: sources.systolic.literal: is no whole number; write one, or bounds with a point ([0.0, 9.5]) when there are",
     ),
+    ("literal: 128", "literal: .nan", "8: sources.systolic.literal: is not finite; give a number"),
+    ("literal: 128", "literal: true", "8: sources.systolic.literal: must be a whole number or a number or text or a list, but"),
+    ("literal: 128", "literal: many", "8: sources.systolic.literal: is text, and the source has bounds; write a number"),
+    ("literal: 128", "literal: 1e3", "8: sources.systolic.literal: is text, and the source has bounds; write a number"),
+    ("literal: 128", "literal: [1, null, 1.5]", "8: sources.systolic.literal[2]: is no whole number"),
+    ("literal: 128", "literal: null", "8: sources.systolic: has no source; give exactly one of literal, csv, synthetic"),
     (
-        "literal: 128",
-        "literal: .nan",
-        "8: sources.systolic.literal: must be a whole number, but YAML reads a",
+        "bounds: [0, 300], literal: 128",
+        "categories: [low, high], literal: [low, 1]",
+        "8: sources.systolic.literal[1]: is a number, and the source has categories; put quotes round it, or give bounds",
     ),
-    (
-        "literal: 128",
-        "literal: true",
-        "8: sources.systolic.literal: must be a whole number, but YAML reads true",
-    ),
-    ("literal: 128", "literal: many", "8: sources.systolic.literal: must be a whole number"),
-    ("literal: 128", "literal: 1e3", "8: sources.systolic.literal: must be a whole number"),
     ("literal: 128", "literal: []", "8: sources.systolic.literal: has 0 entries; give 1 or more"),
-    ("literal: 128", "literal: [1, x]", "8: sources.systolic.literal[1]: must be a whole number"),
+    ("literal: 128", "literal: [1, x]", "8: sources.systolic.literal[1]: is text, and the source has bounds; write a"),
     (
         "literal: 128",
         "literal: 9223372036854775808",

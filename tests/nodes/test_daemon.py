@@ -23,8 +23,9 @@ from nodes.config import EncryptionKeyRules, check_hospital, check_patient
 from nodes.fields import address
 from nodes.hospital import HospitalDaemon
 from nodes.patient import PatientDaemon
+from nodes.sources.base import read_study
 from nodes.store.base import StoreError
-from tests.mpc.nodes import HOSPITAL, ROUND, patient
+from tests.mpc.nodes import HOSPITAL, ROUND, patient, study
 from tests.nodes.house import Site, at_work, eventually, make_site, nothing_left_over, run, short_directory, soon
 
 VALUES = {"alice": 725, "bob": 310, "charlie": 540}
@@ -219,7 +220,7 @@ async def test_a_patients_certificate_makes_no_hospital(site: Site) -> None:
 
 async def test_a_value_that_a_source_refuses_is_told_without_it(site: Site) -> None:
     with pytest.raises(DataError) as caught:
-        alice(site).sources["value"].read(2)
+        read_study(study("alice", "bob", "charlie", length=2), alice(site).sources, 1)
     assert "725" not in str(caught.value)
 
 

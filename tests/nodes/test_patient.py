@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from mpc.disclosure import Bounds, Policy
+from mpc.disclosure import Bounds, Categories, Policy
 from mpc.errors import DataError
 from mpc.identity import Identity, Role
 from mpc.rounds.events import ValuesRead, ValuesUnavailable
 from nodes.config import PatientConfig, Vouched, check_patient, with_values
 from nodes.patient import PatientDaemon
+from nodes.sources import SourceConfig
 from nodes.sources.base import Source, Wanted
+from nodes.sources.literal import LiteralValues
 from nodes.store.audit import AuditEvent, audit_line
 from tests.mpc.nodes import CONSORTIUM, patient, study
 from tests.nodes.house import Site, make_site, short_directory
@@ -59,6 +62,8 @@ def test_the_policy_is_the_configurations(config: PatientConfig) -> None:
             max_members=20,
             max_open_rounds=30,
             invitations_per_minute=40,
+            statistics=("mean", "h*"),
+            records=50,
         )
     )
     assert daemon.policy == Policy(
@@ -72,7 +77,20 @@ def test_the_policy_is_the_configurations(config: PatientConfig) -> None:
         max_members=20,
         max_open_rounds=30,
         invitations_per_minute=40,
+        statistics=("mean", "h*"),
+        records=50,
     )
+
+
+def test_the_policy_knows_what_sources_declare(config: PatientConfig) -> None:
+    sources = {
+        "sex": SourceConfig(categories=("female", "male"), literal=LiteralValues("male")),
+        "weight": SourceConfig(bounds=(0.5, 300), literal=LiteralValues(80)),
+    }
+    assert PatientDaemon(msgspec.structs.replace(config, sources=sources)).policy.sources == {
+        "sex": Categories(frozenset({"female", "male"})),
+        "weight": Bounds(Fraction(1, 2), Fraction(300), whole=False),
+    }
 
 
 def test_the_defaults_of_configuration_and_protocol_are_the_same(config: PatientConfig) -> None:
@@ -105,7 +123,10 @@ def test_values_are_read_from_the_sources(config: PatientConfig, logged: list[An
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [("1000001", "variable value: value 1 of 1 is above its bound 1000000"), ("-1", "is below its minimum 0")],
+    [
+        ("1000001", "variable value: its literal: value 1 of 1 is above its bound 1000000"),
+        ("-1", "is below its minimum 0"),
+    ],
 )
 def test_a_value_outside_its_bounds_is_unavailable_and_not_logged(
     value: str, said: str, config: PatientConfig, logged: list[Any]
@@ -128,11 +149,14 @@ def test_another_length_is_unavailable(config: PatientConfig, logged: list[Any])
 class Broken:
     """A reader that fails as somebody else's service might."""
 
+    place = "somewhere"
+
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    def read(self, _wanted: Wanted) -> Any:
-        raise self.error
+    @classmethod
+    def read(cls, asked: Sequence[tuple[Broken, Wanted]]) -> Any:
+        raise asked[0][0].error
 
 
 @pytest.mark.parametrize(
@@ -143,7 +167,7 @@ def test_any_error_of_a_source_is_unavailable_and_logged_by_its_place(
     error: Exception, config: PatientConfig, logged: list[Any]
 ) -> None:
     daemon = PatientDaemon(config)
-    daemon.sources["value"] = Source("value", 0, 10, Broken(error))
+    daemon.sources["value"] = Source("value", Bounds(0, 10), Broken(error))
     assert daemon.read_sources(ASKED) == ValuesUnavailable()
     (entry,) = logged
     assert (entry["event"], entry["log_level"], entry["reason"]) == ("source-failed", "error", type(error).__name__)
@@ -153,7 +177,7 @@ def test_any_error_of_a_source_is_unavailable_and_logged_by_its_place(
 
 def test_a_data_error_names_the_rule(config: PatientConfig, logged: list[Any]) -> None:
     daemon = PatientDaemon(config)
-    daemon.sources["value"] = Source("value", 0, 10, Broken(DataError("variable value: data.csv:3: is empty")))
+    daemon.sources["value"] = Source("value", Bounds(0, 10), Broken(DataError("variable value: data.csv:3: is empty")))
     assert daemon.read_sources(ASKED) == ValuesUnavailable()
     assert logged[0]["reason"] == "variable value: data.csv:3: is empty"
 

@@ -29,7 +29,7 @@ def opened(records: Records, number: int = 0) -> RoundRecord:
 
 def result(*values: int) -> Result:
     octets = b"".join(value.to_bytes(8, "little", signed=True) for value in values)
-    return Result(bytes(32), 3, (StatisticResult("sum", "value", octets),))
+    return Result(bytes(32), 3, (StatisticResult("sum", "value", octets, ""),))
 
 
 def release(records: Records, number: int, *values: int) -> None:

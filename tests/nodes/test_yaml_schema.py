@@ -65,13 +65,13 @@ MISTAKES: list[tuple[str, str, str]] = [
     ("hospital", '"127.0.0.1:7000"', "7000"),
     ("hospital", '"127.0.0.1:7000"', '"127.0.0.1"'),
     ("hospital", "https://127.0.0.1:7001", "http://127.0.0.1:7001"),
-    ("hospital", "studies: ../studies", "studies: ''"),
-    ("hospital", "studies: ../studies", "studies: ../studies\nretries: 11"),
-    ("hospital", "studies: ../studies", "studies: ../studies\nencryption_keys: {every: 59}"),
-    ("hospital", "studies: ../studies", "studies: ../studies\nstore: mysql://x"),
+    ("hospital", "studies: studies", "studies: ''"),
+    ("hospital", "studies: studies", "studies: studies\nretries: 11"),
+    ("hospital", "studies: studies", "studies: studies\nencryption_keys: {every: 59}"),
+    ("hospital", "studies: studies", "studies: studies\nstore: mysql://x"),
     ("patient", "bounds: [0, 300]", "bounds: [0, 300, 500]"),
     ("patient", "bounds: [0, 300]", "bounds: [0]"),
-    ("patient", "literal: 128", "literal: high"),
+    ("patient", "literal: 128", "literal: {a: 1}"),
     ("patient", "literal: 128", "literal: []"),
     ("patient", "sha256:0", "sha1:0"),
     ("patient", "policy:", "topology: star\npolicy:"),
@@ -80,7 +80,7 @@ MISTAKES: list[tuple[str, str, str]] = [
     ("relay", "identity:", "identity:\n  ca: x"),
     ("relay", "listen:", "recipients: hospital/general\nlisten:"),
     ("relay", "listen:", "quota: {sender_bytes: 0}\nlisten:"),
-    ("study", "bounds: [0, 300]", "bounds: [0, 300.5]"),
+    ("study", "bounds: [0, 300]", "bounds: [0, high]"),
     ("study", "kind: sum", "king: sum"),
     ("study", "cohort:", "publish: everybody\ncohort:"),
 ]
@@ -88,7 +88,7 @@ MISTAKES: list[tuple[str, str, str]] = [
 
 @pytest.mark.parametrize(("role", "before", "after"), MISTAKES)
 def test_a_mistake_is_one_for_the_schema_and_for_the_program(role: str, before: str, after: str, tmp_path: Path) -> None:
-    example = CONFIG / "studies" / "blood-pressure.yaml" if role == "study" else CONFIG / role / "basic.yaml"
+    example = CONFIG / "hospital" / "studies" / "blood-pressure.yaml" if role == "study" else CONFIG / role / "basic.yaml"
     text = example.read_text(encoding="utf-8").replace(before, after, 1)
     assert text != example.read_text(encoding="utf-8")
     assert not validator(role).is_valid(yaml.safe_load(text))

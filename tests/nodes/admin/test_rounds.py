@@ -1,4 +1,4 @@
-"""Studies and rounds at the admin socket of a hospital."""
+"""Rounds at the admin socket of a hospital."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import pytest
 from mpc.errors import StudyError
 from mpc.result import Result, StatisticResult
 from mpc.rounds.events import RELEASED, Ended, Progressed, Released
-from mpc.study import Study
 from nodes.admin.api import AdminApi
 from nodes.admin.client import AdminClient
 from nodes.admin.rounds import add_round_routes
@@ -36,9 +35,6 @@ class Hospital:
     cancelled: list[bytes] = field(default_factory=list)
     ids: list[bytes] = field(default_factory=lambda: [FIRST, SECOND])
 
-    def studies(self) -> dict[str, Study]:
-        return {"pressure": STUDY}
-
     async def open_round(self, study_id: str) -> RoundRecord:
         if study_id != "pressure":
             raise StudyError(f"there is no study {study_id!r}")
@@ -54,7 +50,7 @@ class Hospital:
 
     def release(self, round_id: bytes) -> None:
         values = (1575).to_bytes(8, "little")
-        self.records.note(round_id, Released(Result(bytes(32), 3, (StatisticResult("sum", "value", values),)), bytes(32)))
+        self.records.note(round_id, Released(Result(bytes(32), 3, (StatisticResult("sum", "value", values, ""),)), bytes(32)))
         self.records.note(round_id, Ended(RELEASED))
 
 
@@ -91,10 +87,6 @@ async def session(hospital: Hospital, place: Path) -> AsyncIterator[aiohttp.Clie
     connector = aiohttp.UnixConnector(str(place))
     async with served(hospital, place), aiohttp.ClientSession("http://daemon", connector=connector) as session:
         yield session
-
-
-async def test_studies_are_listed(client: AdminClient) -> None:
-    assert await client.get("/v1/studies") == [{"id": "pressure", "title": "Mean systolic pressure", "patients": 3}]
 
 
 async def test_a_round_is_opened_shown_and_listed(client: AdminClient, hospital: Hospital) -> None:

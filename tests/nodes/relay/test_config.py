@@ -24,8 +24,7 @@ Problems = Callable[..., str]
 @pytest.fixture
 def load(tmp_path: Path) -> Callable[..., object]:
     def load(check: Callable[[Path], object], text: str) -> object:
-        (tmp_path / "studies").mkdir(exist_ok=True)
-        (tmp_path / "node").mkdir(exist_ok=True)
+        (tmp_path / "node" / "studies").mkdir(parents=True, exist_ok=True)
         path = tmp_path / "node" / "node.yaml"
         path.write_text(text, encoding="utf-8")
         return check(path)
