@@ -201,8 +201,16 @@ class _Reader:
         self.at += size
         return self.raw[self.at - size : self.at]
 
-    def number(self, size: int) -> int:
-        return int.from_bytes(self.take(size), "big")
+    def number(self) -> int:
+        return self.take(1)[0]
+
+    def field(self, size: int) -> memoryview:
+        """What follows its own length, which takes `size` bytes."""
+        start = self.at + size
+        self.at = start + int.from_bytes(self.raw[self.at : start], "big")
+        if self.at > len(self.raw):
+            raise MessageRefused(Answer.REJECTED, "encoding")
+        return self.raw[start : self.at]
 
 
 def parse(raw: bytes, max_size: int) -> Envelope:
@@ -213,18 +221,18 @@ def parse(raw: bytes, max_size: int) -> Envelope:
     if len(raw) > max_size:
         raise MessageRefused(Answer.REJECTED, "size")
     reader = _Reader(memoryview(raw))
-    version = reader.number(1)
+    version = reader.number()
     if not OLDEST_VERSION <= version <= NEWEST_VERSION:
         raise MessageRefused(Answer.REJECTED, "version")
-    header_bytes = bytes(reader.take(reader.number(2)))
+    header_bytes = bytes(reader.field(2))
     header = decode(header_bytes, Header)
-    count = reader.number(1)
+    count = reader.number()
     if count > MAX_CHAIN:
         raise MessageRefused(Answer.REJECTED, "encoding")
-    chain = tuple(bytes(reader.take(reader.number(2))) for _ in range(count))
-    wrapped = bytes(reader.take(reader.number(2)))
+    chain = tuple(bytes(reader.field(2)) for _ in range(count))
+    wrapped = bytes(reader.field(2))
     prefix = reader.raw[: reader.at]
-    ciphertext = reader.take(reader.number(4))
+    ciphertext = reader.field(4)
     signed = reader.raw[: reader.at]
     signature = bytes(reader.take(SIGNATURE_BYTES))
     rule = RULES[header.kind]
@@ -238,6 +246,16 @@ def parse(raw: bytes, max_size: int) -> Envelope:
         raise MessageRefused(Answer.REJECTED, "encoding") from error
     digest = tagged_digest(header.kind.purpose, signed)
     return Envelope(version, header, sender, recipient, chain, prefix, header_bytes, wrapped, ciphertext, signature, digest)
+
+
+def is_sealed(raw: bytes) -> bool:
+    """Whether an envelope of one's own, which was written well, is encrypted for its recipient. Verifies nothing."""
+    reader = _Reader(memoryview(raw))
+    reader.take(1)
+    reader.field(2)
+    for _ in range(reader.number()):
+        reader.field(2)
+    return len(reader.field(2)) > 0
 
 
 def open_sealed(envelope: Envelope, private_key: rsa.RSAPrivateKey, round_key: RoundKey | None) -> bytes:

@@ -10,14 +10,14 @@ does nearly all the work. The stream is made block by block into one buffer that
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from mpc.ring import Ring, RunningSum, Vector
@@ -25,7 +25,7 @@ from mpc.ring import Ring, RunningSum, Vector
 SEED_BYTES = 32
 CONTEXT_BYTES = 32
 _INFO = b"cohortium/v1/share"
-_ZERO_COUNTER = bytes(16)
+_MODE = modes.CTR(bytes(16))
 # Small enough for the processor's cache, and below the size from which malloc asks the kernel for fresh pages each time.
 _BLOCK_BYTES = 1 << 16
 _ZEROS = memoryview(bytes(_BLOCK_BYTES))
@@ -57,6 +57,10 @@ def _key(seed: bytes, context: bytes, segment: int) -> bytes:
     return HKDF(algorithm=hashes.SHA256(), length=32, salt=context, info=info).derive(seed)
 
 
+def _stream(seed: bytes, context: bytes, segment: int) -> CipherContext:
+    return Cipher(algorithms.AES256(_key(seed, context, segment)), _MODE).encryptor()
+
+
 def _ample(missing: int) -> int:
     """A few words more than are missing, so that a handful of skipped words does not cost another turn."""
     return missing + missing // 128 + 8
@@ -66,7 +70,7 @@ def _blocks(seed: bytes, context: bytes, modulus: int, length: int, segment: int
     """Pieces of the vector in order, as (offset, words of the rule's dtype); each is valid until the next is asked for."""
     Ring(modulus)
     rule = _word_rule(modulus)
-    stream = Cipher(algorithms.AES256(_key(seed, context, segment)), modes.CTR(_ZERO_COUNTER)).encryptor()
+    stream = _stream(seed, context, segment)
     divisor = rule.dtype.type(modulus)
     buffer = bytearray(min(_BLOCK_BYTES, _ample(length) * rule.dtype.itemsize))
     block: _Words = np.frombuffer(buffer, dtype=rule.dtype)
@@ -104,3 +108,30 @@ def add_expansion(total: RunningSum, seed: bytes, context: bytes, *, segment: in
     total.reserve()
     for offset, words in _blocks(seed, context, total.ring.modulus, total.total.size, segment):
         total.total[offset : offset + words.size] += words
+
+
+def add_expansions(total: RunningSum, seeds: Sequence[bytes], context: bytes, *, segment: int = 0) -> None:
+    """Adds the expansion of every seed to `total`: of short vectors as many at a time as the cache holds, a row each."""
+    rule, length = _word_rule(total.ring.modulus), total.total.size
+    most = min(_BLOCK_BYTES // max(1, length * rule.dtype.itemsize), total.ring.lazy_terms - 1)
+    if most < 2 or not length:
+        for seed in seeds:
+            add_expansion(total, seed, context, segment=segment)
+        return
+    for start in range(0, len(seeds), most):
+        _add_rows(total, seeds[start : start + most], context, segment, rule)
+
+
+def _add_rows(total: RunningSum, seeds: Sequence[bytes], context: bytes, segment: int, rule: _WordRule) -> None:
+    octets = total.total.size * rule.dtype.itemsize
+    buffer = bytearray(len(seeds) * octets)
+    for row, seed in enumerate(seeds):
+        _stream(seed, context, segment).update_into(_ZEROS[:octets], memoryview(buffer)[row * octets : (row + 1) * octets])
+    words: _Words = np.frombuffer(buffer, dtype=rule.dtype).reshape(len(seeds), total.total.size)
+    if rule.limit is not None and int(words.max()) >= rule.limit:  # a row with a skipped word goes the long way
+        whole = (words < rule.dtype.type(rule.limit)).all(axis=1)
+        words = words[whole]
+        for row in np.flatnonzero(~whole).tolist():
+            add_expansion(total, seeds[row], context, segment=segment)
+    total.reserve(len(words))
+    total.total += (words % rule.dtype.type(total.ring.modulus)).sum(axis=0, dtype=np.uint64)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -38,18 +39,19 @@ class Identity:
     consortium: str
     role: Role
     name: str
+    uri: str = field(init=False, repr=False, compare=False)
+    """`spiffe://CONSORTIUM/ROLE/NAME`."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "uri", f"spiffe://{self.consortium}/{self.role}/{self.name}")
         if _URI.fullmatch(self.uri) is None:
             raise IdentityError(
                 f"{self.uri!r} is not a name: use lower-case letters, digits, '.', '-' and '_', "
                 f"at most 63 of them, a letter or digit first and last"
             )
 
-    @property
-    def uri(self) -> str:
-        """`spiffe://CONSORTIUM/ROLE/NAME`."""
-        return f"spiffe://{self.consortium}/{self.role}/{self.name}"
+    def __hash__(self) -> int:
+        return hash(self.uri)
 
     def __str__(self) -> str:
         return self.uri
@@ -57,12 +59,17 @@ class Identity:
     @classmethod
     def parse(cls, uri: str) -> Identity:
         """The identity that `uri` spells. Raises IdentityError when it is not `spiffe://CONSORTIUM/ROLE/NAME`."""
-        match = _URI.fullmatch(uri)
-        if match is None:
-            raise IdentityError(f"{uri!r} is not an identity; it must read spiffe://CONSORTIUM/ROLE/NAME")
-        if match["role"] not in {str(role) for role in Role}:
-            raise IdentityError(f"{uri!r} names no known role; roles are {', '.join(Role)}")
-        return cls(match["consortium"], Role(match["role"]), match["name"])
+        return _parse(uri)
+
+
+@lru_cache(maxsize=4096)  # every message names two, and they are few
+def _parse(uri: str) -> Identity:
+    match = _URI.fullmatch(uri)
+    if match is None:
+        raise IdentityError(f"{uri!r} is not an identity; it must read spiffe://CONSORTIUM/ROLE/NAME")
+    if match["role"] not in set(Role):
+        raise IdentityError(f"{uri!r} names no known role; roles are {', '.join(Role)}")
+    return Identity(match["consortium"], Role(match["role"]), match["name"])
 
 
 @dataclass(frozen=True, slots=True)

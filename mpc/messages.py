@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from functools import cached_property
 from typing import Annotated
 
 from msgspec import Meta
@@ -47,7 +48,7 @@ class Kind(IntEnum):
     RECEIPT = 9
     ABORT = 10
 
-    @property
+    @cached_property
     def purpose(self) -> str:
         """The word in the tag of its signature."""
         return self.name.lower().replace("_", "-")

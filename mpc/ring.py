@@ -118,12 +118,12 @@ class RunningSum:
         self.total = start
         self._room = ring.lazy_terms - 1
 
-    def reserve(self) -> None:
-        """Makes room for one more term at every element; call it once before each vector."""
-        if self._room == 0:
+    def reserve(self, terms: int = 1) -> None:
+        """Makes room for so many more terms at every element, fewer than `Ring.lazy_terms`; call it before they are added."""
+        if self._room < terms:
             self.ring.reduce(self.total)
             self._room = self.ring.lazy_terms - 1
-        self._room -= 1
+        self._room -= terms
 
     def add(self, vector: Vector) -> None:
         """Adds a reduced vector."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mpc.expand import SEED_BYTES, add_expansion
+from mpc.expand import SEED_BYTES, add_expansions
 from mpc.ring import Ring, RunningSum, Vector
 from mpc.secret import Entropy, Secret
 
@@ -23,8 +23,7 @@ def draw_seeds(count: int, entropy: Entropy) -> tuple[Secret, ...]:
 
 def _sum_of_expansions(ring: Ring, start: Vector, seeds: Iterable[Secret], context: bytes, segment: int) -> Vector:
     total = RunningSum(ring, start)
-    for seed in seeds:
-        add_expansion(total, seed.reveal(), context, segment=segment)
+    add_expansions(total, [seed.reveal() for seed in seeds], context, segment=segment)
     return total.finish()
 
 

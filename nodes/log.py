@@ -279,5 +279,7 @@ def _collection(value: Any, depth: int) -> object:
 
 def _text(text: str) -> str:
     """One short line that a terminal takes as text, whatever a peer may have put into it."""
+    if text.isprintable() and len(text) <= MAX_TEXT:
+        return text
     clean = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[: MAX_TEXT + 1])
     return clean if len(clean) <= MAX_TEXT else clean[:MAX_TEXT] + "..."

@@ -28,13 +28,14 @@ class _Metric:
         self.name = name
         self.help = help
         self.labels = labels
+        self._names = frozenset(labels)
         self._values: dict[tuple[str, ...], float] = {} if labels else {(): 0}
 
     def _key(self, labels: dict[str, str]) -> tuple[str, ...]:
-        if labels.keys() != set(self.labels):
+        if labels.keys() != self._names:
             raise ValueError(f"metric {self.name}: its labels are {', '.join(self.labels) or 'none'}")
-        key = tuple(labels[label] for label in self.labels)
-        if not all(_SLUG.fullmatch(value) for value in key):
+        key = tuple([labels[label] for label in self.labels])
+        if key not in self._values and not all(_SLUG.fullmatch(value) for value in key):
             raise ValueError(f"metric {self.name}: a label's value is not a slug")
         return key
 

@@ -12,6 +12,7 @@ in `mpc.statistics.families`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from mpc.ring import Vector
 from mpc.statistics import columns, grouped
@@ -24,6 +25,7 @@ from mpc.study import Study, check_study
 __all__ = ["FAMILIES", "Layout", "Segment", "decode", "encode", "interpret", "make_layout", "plan"]
 
 
+@lru_cache(maxsize=16)  # a study is asked again and again; a layout may be too large to be remembered, its segments are few
 def plan(study: Study) -> tuple[Segment, ...]:
     """The segments of a round over the study's members.
 

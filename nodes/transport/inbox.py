@@ -9,6 +9,7 @@ to a message carries only headers that say something: no Date, no Server.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Mapping
@@ -165,7 +166,10 @@ class Intake:
 
     async def _take(self, request: web.BaseRequest, peer: Hashable, size: int, take: Take) -> Reply:
         try:
-            async with asyncio.timeout(self._limits.body_deadline(size)):
+            # A small message comes with its headers: then nothing is waited for.
+            async with (
+                contextlib.nullcontext() if request.content.is_eof() else asyncio.timeout(self._limits.body_deadline(size))
+            ):
                 body = await _body(request, size)
         except TimeoutError:
             return self.refuse("body-timeout", 408, close=True)

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpc.credentials import Credentials
-from mpc.envelope import OVERHEAD, Envelope, Place, Recipient, open_sealed, parse, seal, write_unsealed
+from mpc.envelope import OVERHEAD, Envelope, Place, Recipient, is_sealed, open_sealed, parse, seal, write_unsealed
 from mpc.errors import Answer, MessageRefused
 from mpc.identity import Identity
 from mpc.keys import RoundKey, check_statement
@@ -261,6 +261,19 @@ def test_the_wrapped_secret_is_there_exactly_when_the_kind_is_sealed() -> None:
     assert_rejected(invitation.replace(wrapped=b"w").join())
     assert_rejected(invitation.with_header(key_id=bytes(32)).join())
     assert parse(invitation.replace(wrapped=b"w").with_header(key_id=bytes(32)).join(), MAX).sealed, "an Invitation may be"
+
+
+def test_whether_it_is_sealed_is_told_without_reading_it_all() -> None:
+    bare, _ = write_unsealed(
+        Kind.INVITATION, b"question", PLACE, keyring=keyring(HOSPITAL), round_key=round_key(HOSPITAL), recipient=BOB
+    )
+
+    assert not is_sealed(bare)
+    assert is_sealed(GOOD)
+    assert is_sealed(sealed(kind=Kind.CONSENT, to=HOSPITAL)), "which carries a chain"
+    for size in (0, 1, 3, 40):
+        with pytest.raises(MessageRefused):
+            is_sealed(GOOD[:size])
 
 
 def test_an_unsealed_kind_made_of_a_sealed_one_is_refused() -> None:

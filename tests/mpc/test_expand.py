@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpc.expand import add_expansion, expand
+from mpc.expand import add_expansion, add_expansions, expand
 from mpc.ring import Ring, RunningSum, Vector
 from tests.mpc.properties import quick
 from tests.mpc.test_ring import EDGES
@@ -147,6 +147,18 @@ def test_streaming_adds_to_what_is_there() -> None:
 
     first, term = (by_hand(SEED, context, ring.modulus, 9_000)[0] for context in (SEED, CONTEXT))
     assert total.finish().tolist() == [(a + 5 * b) % ring.modulus for a, b in zip(first, term, strict=True)]
+
+
+@pytest.mark.parametrize("length", [0, 1, 30, 600, 20_000])
+@pytest.mark.parametrize("modulus", [2, 3, 2**16 - 1, 2**24 - 3, 2**32, 2**45 - 55, 2**61 + 1, 2**62 + 1, 2**63])
+def test_many_seeds_are_added_as_one_after_the_other(modulus: int, length: int) -> None:
+    """With words to skip in some rows, in none, and rings in which the sum of two vectors already needs reducing."""
+    ring, seeds = Ring(modulus), [bytes([number]) * 32 for number in range(7)]
+    total = RunningSum(ring, ring.unpack(ring.pack(expand(SEED, SEED, modulus, length)), length))
+    add_expansions(total, seeds, CONTEXT, segment=2)
+
+    terms = [by_hand(SEED, SEED, modulus, length)[0], *(by_hand(seed, CONTEXT, modulus, length, 2)[0] for seed in seeds)]
+    assert total.finish().tolist() == [sum(column) % modulus for column in zip(*terms, strict=True)]
 
 
 @pytest.mark.parametrize(("seed", "context"), [(bytes(31), bytes(32)), (bytes(32), bytes(33)), (b"", bytes(32))])

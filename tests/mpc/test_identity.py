@@ -74,6 +74,13 @@ def test_an_impossible_name_is_not_made(name: str) -> None:
         Identity("demo", Role.PATIENT, name)
 
 
+def test_an_identity_made_and_one_read_are_one_key() -> None:
+    made, read = Identity("trial.example", Role.PATIENT, "gp-7"), Identity.parse("spiffe://trial.example/patient/gp-7")
+
+    assert {made: "found"}[read] == "found"
+    assert len({made, read, Identity("trial.example", Role.HOSPITAL, "gp-7")}) == 2
+
+
 def test_identities_are_ordered_as_their_uris_are() -> None:
     some = [
         Identity(consortium, role, name)
