@@ -28,7 +28,7 @@ from mpc.statistics import grouped
 from mpc.statistics.cells import Axis, Cells, Counts, Runs, merge, together
 from mpc.statistics.component import Asked, Sums
 from mpc.statistics.contingency import ContingencyFigures
-from mpc.statistics.figures import Table, name_of
+from mpc.statistics.figures import Table
 from mpc.statistics.grouped import AnyFigures, Group, GroupedFigures
 from mpc.statistics.histogram import HistogramFigures
 from mpc.statistics.kaplan_meier import KaplanMeierFigures
@@ -145,7 +145,7 @@ class _Answer:
     def withheld(self, reason: str) -> Withheld:
         """Nothing of it."""
         statistic = self.part.asked.statistic
-        return Withheld(statistic=statistic.kind, id=name_of(statistic), variable=statistic.variable, reason=reason)
+        return Withheld(statistic=statistic.kind, id=statistic.name, variable=statistic.variable, reason=reason)
 
 
 def _stack(counts: Sequence[Counts], by: tuple[Axis, ...]) -> Counts:

@@ -8,7 +8,6 @@ from mpc.errors import few
 from mpc.identity import Identity
 from mpc.release import in_words
 from mpc.statistics import Layout, make_layout
-from mpc.statistics.figures import name_of
 from mpc.statistics.grid import Grid
 from mpc.statistics.layout import Part
 from mpc.statistics.newton import MOST_ROUNDS
@@ -66,7 +65,7 @@ def _number(variable: Variable, steps: int) -> str:
 
 def _computed(part: Part) -> str:
     statistic = part.asked.statistic
-    words = f"{name_of(statistic)}: {statistic.kind} of {statistic.variable}"
+    words = f"{statistic.name}: {statistic.kind} of {statistic.variable}"
     if statistic.others:
         words += f" with {few(statistic.others, _MOST_NAMES)}"
     if statistic.by:
@@ -88,7 +87,7 @@ def _revealed(layout: Layout) -> Iterator[str]:
         each = ", in each group" if part.asked.by is not None else ""
         left_out = ", and how many records were left out" if part.asked.omits else ""
         total = "" if part.asked.one_each else "the number of records, "
-        yield f"{name_of(part.asked.statistic)}: {total}{part.family.reveals}{each}{left_out}"
+        yield f"{part.asked.statistic.name}: {total}{part.family.reveals}{each}{left_out}"
 
 
 def _published(study: Study) -> str:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from mpc.statistics.cells import Axis, Cells, Runs, merge, together
 from mpc.statistics.component import Asked, Block, Family, Sums, Values, must_be_categories
 from mpc.statistics.distributions import chi_squared_tail
-from mpc.statistics.figures import CONTRADICTION, Cell, Figures, Quantity, Table, absent, name_of, quantities_table, quantity
+from mpc.statistics.figures import CONTRADICTION, Cell, Figures, Quantity, Table, absent, quantities_table, quantity
 
 FEW = 5
 """Expected in a cell, below which the chi-squared distribution is a rough approximation (Cochran 1954)."""
@@ -104,7 +104,7 @@ class Contingency(Family):
             if (least.value or 0.0) < FEW:
                 notes.append(f"an expected count is below {FEW}: the chi-squared test is rough")
         return ContingencyFigures(
-            id=name_of(asked.statistic),
+            id=asked.statistic.name,
             variable=rows.name,
             n=sums.n,
             left_out=sums.left_out,

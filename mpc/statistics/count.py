@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from mpc.statistics.component import Asked, Block, Family, Sums, Values
-from mpc.statistics.figures import Figures, name_of
+from mpc.statistics.figures import Figures
 
 
 class CountFigures(Figures, frozen=True, kw_only=True, tag="count"):
@@ -36,4 +36,4 @@ class Count(Family):
 
     def figures(self, asked: Asked, sums: Sums) -> CountFigures:
         """n."""
-        return CountFigures(id=name_of(asked.statistic), variable=asked.variables[0].name, n=sums.n, left_out=sums.left_out)
+        return CountFigures(id=asked.statistic.name, variable=asked.variables[0].name, n=sums.n, left_out=sums.left_out)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from mpc.statistics import moments
 from mpc.statistics.component import Asked, Sums, must_be_numbers
-from mpc.statistics.figures import CONTRADICTION, Cell, Figures, Quantity, Table, absent, name_of, quantity, times
+from mpc.statistics.figures import CONTRADICTION, Cell, Figures, Quantity, Table, absent, quantity, times
 from mpc.statistics.mean import ONE_RECORD
 
 Matrix = tuple[tuple[Quantity, ...], ...]
@@ -67,7 +67,7 @@ class Covariance(moments.OfMoments):
         else:
             covariance, correlation = _absent(of, ONE_RECORD if sums.n else "there is no record")
         return CovarianceFigures(
-            id=name_of(asked.statistic),
+            id=asked.statistic.name,
             variable=of[0].name,
             n=sums.n,
             left_out=sums.left_out,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from mpc.statistics.component import Asked, Sums
-from mpc.statistics.figures import Figures, Quantity, name_of
+from mpc.statistics.figures import Figures, Quantity
 from mpc.statistics.grid import Binned, Grid
 from mpc.statistics.quantiles import quantile
 
@@ -29,7 +29,7 @@ class Extremes(Binned):
         """The quantiles 0 and 1."""
         cells = Grid.of(asked)
         return ExtremesFigures(
-            id=name_of(asked.statistic),
+            id=asked.statistic.name,
             variable=asked.variables[0].name,
             n=sums.n,
             left_out=sums.left_out,

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 import msgspec
 
-from mpc.study import Statistic, Variable
+from mpc.study import Variable
 
 CONTRADICTION = "the totals contradict each other: no records give them, so a member has not added up its own"
 """A sum cannot be checked member by member; what follows from one that no records can have is not made up."""
@@ -109,11 +109,6 @@ class Comparison(_Struct, frozen=True, kw_only=True):
     def table(self) -> Table:
         """One row a number."""
         return quantities_table(self.test, self)
-
-
-def name_of(statistic: Statistic) -> str:
-    """What figures are called: the statistic's id, or KIND-VARIABLE."""
-    return statistic.name
 
 
 def half_step(variable: Variable) -> Fraction:

@@ -11,7 +11,7 @@ from mpc.statistics.contingency import ContingencyFigures
 from mpc.statistics.count import CountFigures
 from mpc.statistics.covariance import CovarianceFigures
 from mpc.statistics.extremes import ExtremesFigures
-from mpc.statistics.figures import Comparison, Figures, Table, name_of
+from mpc.statistics.figures import Comparison, Figures, Table
 from mpc.statistics.histogram import HistogramFigures
 from mpc.statistics.kaplan_meier import KaplanMeierFigures
 from mpc.statistics.linear_regression import LinearRegressionFigures
@@ -74,7 +74,7 @@ def figures(family: Family, asked: Asked, groups: Sequence[Sums]) -> Figures:
     if asked.by is None:
         return family.figures(asked, groups[0])
     return GroupedFigures(
-        id=name_of(asked.statistic),
+        id=asked.statistic.name,
         variable=asked.variables[0].name,
         n=sum(group.n for group in groups),
         left_out=groups[0].left_out,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from mpc.statistics.component import Asked, Sums
-from mpc.statistics.figures import CONTRADICTION, Figures, Table, half_step, name_of
+from mpc.statistics.figures import CONTRADICTION, Figures, Table, half_step
 from mpc.statistics.grid import Binned, Grid
 
 
@@ -44,7 +44,7 @@ class Histogram(Binned):
         counts: list[int] = sums.totals.tolist()
         below, above = counts[0] if cells.below else 0, counts[-1] if cells.above else 0
         return HistogramFigures(
-            id=name_of(asked.statistic),
+            id=asked.statistic.name,
             variable=variable.name,
             n=sums.n,
             left_out=sums.left_out,

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from mpc.statistics.cells import Axis, Cells
 from mpc.statistics.component import Asked, Block, Sums, Values, must_be_yes_or_no
 from mpc.statistics.distributions import chi_squared_tail, normal_quantile
-from mpc.statistics.figures import CONTRADICTION, Comparison, Figures, Quantity, Table, absent, half_step, name_of, quantity
+from mpc.statistics.figures import CONTRADICTION, Comparison, Figures, Quantity, Table, absent, half_step, quantity
 from mpc.statistics.grid import Binned, Grid
 from mpc.study import MILLION
 
@@ -112,7 +112,7 @@ class KaplanMeier(Binned):
         else:
             curve, reason = [], CONTRADICTION
         return KaplanMeierFigures(
-            id=name_of(asked.statistic),
+            id=asked.statistic.name,
             variable=time.name,
             n=sums.n,
             left_out=sums.left_out,

@@ -12,7 +12,7 @@ from mpc.statistics import moments
 from mpc.statistics.component import Asked, Sums, must_be_numbers
 from mpc.statistics.distributions import f_tail, t_quantile, t_tails
 from mpc.statistics.exact import Dependent, Inverse, invert
-from mpc.statistics.figures import CONTRADICTION, Figures, Quantity, Table, absent, name_of, per, quantities_table, quantity
+from mpc.statistics.figures import CONTRADICTION, Figures, Quantity, Table, absent, per, quantities_table, quantity
 from mpc.statistics.moments import Moments, Term
 from mpc.statistics.regression import CONSTANT, Coefficient, coefficients_table, collinear, unknown
 from mpc.study import MILLION
@@ -70,7 +70,7 @@ class LinearRegression(moments.OfMoments):
             coefficients = fit.coefficients(level)
             r_squared, adjusted, f, p = fit.quality()
         return LinearRegressionFigures(
-            id=name_of(asked.statistic),
+            id=asked.statistic.name,
             variable=terms[0].name,
             n=sums.n,
             left_out=sums.left_out,

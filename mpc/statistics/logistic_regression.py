@@ -22,7 +22,7 @@ from mpc.statistics import moments
 from mpc.statistics.cells import Cells, fixed
 from mpc.statistics.component import Asked, Block, Family, Sums, Values, must_be_yes_or_no
 from mpc.statistics.distributions import normal_quantile, normal_tails
-from mpc.statistics.figures import CONTRADICTION, Figures, Quantity, Table, absent, name_of, per, quantities_table, quantity
+from mpc.statistics.figures import CONTRADICTION, Figures, Quantity, Table, absent, per, quantities_table, quantity
 from mpc.statistics.moments import Moments, Term
 from mpc.statistics.regression import CONSTANT, Coefficient, coefficients_table, collinear, unknown
 from mpc.study import MILLION
@@ -405,7 +405,7 @@ def _figures(
     rounds: int,
 ) -> LogisticRegressionFigures:
     return LogisticRegressionFigures(
-        id=name_of(asked.statistic),
+        id=asked.statistic.name,
         variable=asked.variables[0].name,
         n=sums.n,
         left_out=sums.left_out,

@@ -9,7 +9,7 @@ from fractions import Fraction
 from mpc.statistics import moments
 from mpc.statistics.component import Asked, Sums, must_be_numbers
 from mpc.statistics.distributions import t_quantile
-from mpc.statistics.figures import CONTRADICTION, Figures, Quantity, absent, half_step, name_of, quantity, squared
+from mpc.statistics.figures import CONTRADICTION, Figures, Quantity, absent, half_step, quantity, squared
 from mpc.study import MILLION
 
 ONE_RECORD = "one record does not vary; it takes two"
@@ -64,7 +64,7 @@ class Mean(moments.OfMoments):
             error = quantity(root * each, unit, moved * each)
             low, high = (quantity(float(centre) + side * root * width, unit, float(half) + moved * width) for side in (-1, 1))
         return MeanFigures(
-            id=name_of(asked.statistic),
+            id=asked.statistic.name,
             variable=variable.name,
             n=sums.n,
             left_out=sums.left_out,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from mpc.statistics.component import Asked, Sums
-from mpc.statistics.figures import CONTRADICTION, Figures, Quantity, Table, absent, half_step, name_of, quantity
+from mpc.statistics.figures import CONTRADICTION, Figures, Quantity, Table, absent, half_step, quantity
 from mpc.statistics.grid import Binned, Counts, Grid
 from mpc.study import MILLION, Variable
 
@@ -64,7 +64,7 @@ class Quantiles(Binned):
         cells, asked_for = Grid.of(asked), asked.statistic.quantiles or QUARTILES
         probabilities = [Fraction(probability, MILLION) for probability in asked_for]
         return QuantilesFigures(
-            id=name_of(asked.statistic),
+            id=asked.statistic.name,
             variable=asked.variables[0].name,
             n=sums.n,
             left_out=sums.left_out,

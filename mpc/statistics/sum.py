@@ -8,7 +8,7 @@ import numpy as np
 
 from mpc.statistics.cells import Cells, bounds, values_told
 from mpc.statistics.component import Asked, Block, Family, Sums, Values, must_be_numbers
-from mpc.statistics.figures import Figures, Table, half_step, name_of
+from mpc.statistics.figures import Figures, Table, half_step
 
 
 class SumFigures(Figures, frozen=True, kw_only=True, tag="sum"):
@@ -62,7 +62,7 @@ class Sum(Family):
         (variable,) = asked.variables
         totals: list[int] = sums.totals.tolist()
         return SumFigures(
-            id=name_of(asked.statistic),
+            id=asked.statistic.name,
             variable=variable.name,
             n=sums.n,
             left_out=sums.left_out,

@@ -8,7 +8,7 @@ import numpy as np
 
 from mpc.statistics.cells import Cells, bounds, values_told
 from mpc.statistics.component import Asked, Block, Family, Sums, Values, must_be_numbers
-from mpc.statistics.figures import Figures, Table, half_step, name_of
+from mpc.statistics.figures import Figures, Table, half_step
 
 
 class WeightedMeanFigures(Figures, frozen=True, kw_only=True, tag="weighted-mean"):
@@ -75,7 +75,7 @@ class WeightedMean(Family):
         vector, weight = asked.variables[0], int(sums.totals[0])
         means = sums.totals[1:] / (float(weight) * vector.scale) if weight else np.empty(0)
         return WeightedMeanFigures(
-            id=name_of(asked.statistic),
+            id=asked.statistic.name,
             variable=vector.name,
             n=sums.n,
             left_out=sums.left_out,
