@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def test_records_stand_one_after_the_other() -> None:
     records = read(STUDY, {"age": np.array([20, 30]), "lab": np.array([1, 2, 3, -1, -2, -3])})
     assert records.count == 2
     assert records.columns["lab"].tolist() == [[1, 2, 3], [-1, -2, -3]]
-    assert "20" not in repr(records)
+    assert "20" not in re.sub(r" at 0x[0-9a-f]+", "", repr(records)), "an address may hold any digits"
 
 
 @pytest.mark.parametrize(
