@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,26 @@ from tests.nodes.house import STUDY, eventually
 
 ROUNDS = [bytes([number]) * 16 for number in range(1, 9)]
 DEADLINE = 10
+
+
+@contextmanager
+def at_work(serve: Callable[[], Coroutine[Any, Any, AdminApi]]) -> Iterator[None]:
+    """An admin socket on a thread of its own, which `serve` makes there and starts."""
+    ready, loop = threading.Event(), asyncio.new_event_loop()
+
+    def live() -> None:
+        admin = loop.run_until_complete(serve())
+        ready.set()
+        loop.run_forever()
+        loop.run_until_complete(admin.stop())
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    assert ready.wait(DEADLINE)
+    yield
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(DEADLINE)
+    loop.close()
 
 
 class Play:

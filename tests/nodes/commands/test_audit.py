@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,6 +20,7 @@ from nodes.store.volatile import VolatileStore
 from pki.node import NodeKey, load_node_key
 from pki.trust import TrustStore
 from tests.mpc.nodes import patient
+from tests.nodes.commands.play import at_work
 from tests.nodes.house import Site, make_site, short_directory
 
 
@@ -46,7 +45,6 @@ def node() -> Iterator[Node]:
         files = directory / "alice.key", directory / "alice.crt"
         trust = TrustStore.load(directory / "ca" / "ca.crt")
         made = Node(site, load_node_key(*files, trust, time.time(), patient("alice")))
-        ready, loop = threading.Event(), asyncio.new_event_loop()
 
         async def serve() -> AdminApi:
             await made.store.open()
@@ -59,19 +57,8 @@ def node() -> Iterator[Node]:
             await admin.start()
             return admin
 
-        def live() -> None:
-            admin = loop.run_until_complete(serve())
-            ready.set()
-            loop.run_forever()
-            loop.run_until_complete(admin.stop())
-
-        thread = threading.Thread(target=live)
-        thread.start()
-        assert ready.wait(10)
-        yield made
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        loop.close()
+        with at_work(serve):
+            yield made
 
 
 def invoke(*arguments: str | Path) -> Result:

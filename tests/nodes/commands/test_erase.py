@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from nodes.commands.erase import erase
 from nodes.metrics import Registry
 from nodes.store.base import Step
 from nodes.store.volatile import VolatileStore
+from tests.nodes.commands.play import at_work
 from tests.nodes.house import short_directory
 from tests.nodes.store.steps import NOW, ONE, TWO, begun, closed_at, line
 
@@ -45,7 +45,6 @@ def node() -> Iterator[Node]:
     """A daemon with one round of two days ago and one of ten, and its admin socket on a thread of its own."""
     with short_directory() as directory:
         made = Node(directory / "admin.sock")
-        ready, loop = threading.Event(), asyncio.new_event_loop()
 
         async def serve() -> AdminApi:
             await made.store.open()
@@ -57,19 +56,8 @@ def node() -> Iterator[Node]:
             await admin.start()
             return admin
 
-        def live() -> None:
-            admin = loop.run_until_complete(serve())
-            ready.set()
-            loop.run_forever()
-            loop.run_until_complete(admin.stop())
-
-        thread = threading.Thread(target=live)
-        thread.start()
-        assert ready.wait(10)
-        yield made
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        loop.close()
+        with at_work(serve):
+            yield made
 
 
 def invoke(node: Node, *arguments: str, answer: str = "") -> Result:
